@@ -1,0 +1,115 @@
+"""GQA: softmax attention in which groups of query heads share one key-value head.
+
+Equations   (1)-(3) in docs/nn/mixers/gqa.md; comments below carry the same numbers.
+Source      Vaswani et al. 2017, arXiv 1706.03762 (MHA: n_kv_heads = n_heads); Shazeer 2019,
+            arXiv 1911.02150 (MQA: n_kv_heads = 1); Ainslie et al. 2023, arXiv 2305.13245 (GQA);
+            QK-norm: Henry et al. 2020, arXiv 2010.04245, RMS form per head as in Qwen3
+Cost        train O(T^2 N H) time; decode O(T G H) per token; state 2 G H numbers per token and layer
+Differs     from the papers: nothing; w_q, w_k, w_v are one matrix (query rows first)
+Shapes      B batch, T tokens, S cached tokens, D d_model, N heads, G key-value heads, H d_head
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from llm import registry
+from llm.nn.kernels.attention import attend, attend_cached
+from llm.nn.mixers.base import Context, Mixer, State
+from llm.nn.position.base import Position
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """n_kv_heads = n_heads is MHA, 1 is MQA. qk_norm: RMS-normalise each head's query and key before RoPE."""
+
+    n_heads: int
+    n_kv_heads: int
+    qk_norm: bool = False
+    d_head: int | None = None  # default d_model / n_heads
+
+    def __post_init__(self) -> None:
+        if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
+
+
+class KVState(State):
+    """Keys (already rotated) and values of every token seen, at the index of its position."""
+
+    def __init__(self, k_BGSH: Tensor, v_BGSH: Tensor) -> None:
+        self.k_BGSH, self.v_BGSH = k_BGSH, v_BGSH
+        self.lengths_B = torch.zeros(k_BGSH.shape[0], dtype=torch.long, device=k_BGSH.device)
+
+    def append(self, k_BGTH: Tensor, v_BGTH: Tensor, lengths_B: Tensor) -> None:
+        """Write T new keys and values after each row's own end; only the first `lengths_B[b]` count."""
+        T, room = k_BGTH.shape[2], self.k_BGSH.shape[2]
+        needed = int(self.lengths_B.max()) + T
+        if needed > room:
+            raise ValueError(f"model.mixer: kv state holds {room} tokens, asked for {needed}; raise max_len or shorten the prompt")
+        index_BT = self.lengths_B[:, None] + torch.arange(T, device=k_BGTH.device)
+        where = index_BT[:, None, :, None].expand(-1, k_BGTH.shape[1], -1, k_BGTH.shape[3])
+        self.k_BGSH.scatter_(2, where, k_BGTH.to(self.k_BGSH.dtype))
+        self.v_BGSH.scatter_(2, where, v_BGTH.to(self.v_BGSH.dtype))
+        self.lengths_B = self.lengths_B + lengths_B
+
+    def checkpoint(self) -> Tensor:
+        return self.lengths_B
+
+    def rollback(self, mark: Tensor) -> None:
+        self.lengths_B = mark
+
+    @property
+    def nbytes(self) -> int:
+        return self.k_BGSH.nbytes + self.v_BGSH.nbytes
+
+
+class GroupedQueryAttention(Mixer[KVState]):
+    """Softmax attention with n_heads query heads over n_kv_heads key-value heads."""
+
+    def __init__(self, config: Config, *, d_model: int, norm: object) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.d_head = config.d_head or d_model // config.n_heads
+        if config.d_head is None and d_model % config.n_heads:
+            raise ValueError(f"model.mixer: d_model ({d_model}) must be a multiple of n_heads ({config.n_heads})")
+        width = (self.n_heads + 2 * self.n_kv_heads) * self.d_head
+        self.w_qkv = nn.Linear(d_model, width, bias=False)
+        self.w_o = nn.Linear(self.n_heads * self.d_head, d_model, bias=False)
+        self.q_norm = registry.build(norm, self.d_head) if config.qk_norm else nn.Identity()
+        self.k_norm = registry.build(norm, self.d_head) if config.qk_norm else nn.Identity()
+
+    def project(self, x_BTD: Tensor, position: Position, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B,N,T,H], k and v [B,G,T,H]: projected (1), normalised, rotated."""
+        B, T, _ = x_BTD.shape
+        N, G, H = self.n_heads, self.n_kv_heads, self.d_head
+        q, k, v = self.w_qkv(x_BTD).view(B, T, N + 2 * G, H).split([N, G, G], dim=2)  # (1)
+        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
+        return position.rotate(q, positions), position.rotate(k, positions), v.transpose(1, 2)
+
+    def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
+        q, k, v = self.project(x_BTD, position, context.positions)
+        bias = None
+        if context.positions.dim() == 1:
+            bias = position.bias(context.positions, context.positions)
+        o_BNTH = attend(q, k, v, mask=context.mask_BTS, bias_NTS=bias)  # (2)
+        return self.w_o(o_BNTH.transpose(1, 2).flatten(2))  # (3)
+
+    def init_state(self, batch: int, max_len: int, *, device: torch.device, dtype: torch.dtype) -> KVState:
+        shape = (batch, self.n_kv_heads, max_len, self.d_head)
+        return KVState(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+
+    def prefill(self, x_BTD: Tensor, position: Position, state: KVState, lengths_B: Tensor) -> Tensor:
+        T = x_BTD.shape[1]
+        positions_BT = state.lengths_B[:, None] + torch.arange(T, device=x_BTD.device)
+        q, k, v = self.project(x_BTD, position, positions_BT)
+        state.append(k, v, lengths_B)
+        used = int(positions_BT.max()) + 1
+        o_BNTH = attend_cached(q, state.k_BGSH[:, :, :used], state.v_BGSH[:, :, :used], positions_BT, position)
+        return self.w_o(o_BNTH.transpose(1, 2).flatten(2))
+
+    def decode(self, x_B1D: Tensor, position: Position, state: KVState) -> Tensor:
+        return self.prefill(x_B1D, position, state, torch.ones_like(state.lengths_B))
+
+
+build = GroupedQueryAttention

@@ -1,0 +1,229 @@
+"""runtime: what every stage needs and no algorithm is about.
+
+Seeds, atomic files and folders, progress bars, one-line errors, and machine facts (seconds, peak memory,
+tokens per second), which are kept out of everything DVC hashes: they differ from run to run.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM arrived and the work done so far has been saved."""
+
+
+def work_dir() -> Path:
+    """Scratch folder outside every DVC out: resumable training state, logs, machine facts."""
+    return Path(os.environ.get("LLM_WORK_DIR", ".work"))
+
+
+# ---------------------------------------------------------------- files
+
+
+def round_floats(value: Any, digits: int = 6) -> Any:
+    """Round every float in a JSON-able value to `digits` significant digits; NaN and inf become None."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {key: round_floats(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [round_floats(item, digits) for item in value]
+    return value
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears under its name only when the block ends without error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def output_dir(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that replaces it only when the block ends without error."""
+    temporary = path.with_name(f".{path.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write deterministic JSON: sorted keys, six significant digits, no NaN, trailing newline."""
+    with atomic_file(path) as handle:
+        handle.write(json.dumps(round_floats(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False))
+        handle.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises ValueError naming the file when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run the stage that writes it (dvc repro)") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged JSON ({error}); delete it and run dvc repro") from None
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a deterministic CSV for `dvc plots` (six significant digits; None becomes an empty cell)."""
+    with atomic_file(path) as handle:
+        handle.write(",".join(header) + "\n")
+        for row in rows:
+            cells = (round_floats(cell) for cell in row)
+            handle.write(",".join("" if cell is None else str(cell) for cell in cells) + "\n")
+
+
+def hash_files(*paths: Path) -> str:
+    """SHA-256 over the names and bytes of files and folders, hexadecimal."""
+    digest = hashlib.sha256()
+    for root in paths:
+        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        for file in files:
+            digest.update(file.relative_to(root).as_posix().encode())
+            with open(file, "rb") as handle:
+                while chunk := handle.read(1 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- randomness and threads
+
+
+def derive_seed(seed: int, *keys: int | str) -> int:
+    """A 63-bit seed for one purpose: equal (seed, keys) give equal streams, different keys unrelated ones."""
+    digest = hashlib.sha256(repr((seed, *keys)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def set_up_torch(seed: int) -> None:
+    """Seed torch and fix what would make equal runs differ. Threads: LLM_THREADS, default all cores."""
+    import torch
+
+    torch.manual_seed(seed)
+    threads = os.environ.get("LLM_THREADS")
+    if threads:
+        torch.set_num_threads(int(threads))
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def device_name() -> str:
+    """The device to compute on: LLM_DEVICE, else cuda when present, else cpu. A machine fact, not a param."""
+    if chosen := os.environ.get("LLM_DEVICE"):
+        return chosen
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def workers() -> int:
+    """Processes for data work: LLM_WORKERS, default the cores this process may use."""
+    return int(os.environ.get("LLM_WORKERS", "0")) or len(os.sched_getaffinity(0))
+
+
+# ---------------------------------------------------------------- progress, facts, stages
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with a bar; where no terminal listens, with a plain line every 15 seconds."""
+    from tqdm import tqdm
+
+    seconds = 0.2 if sys.stderr.isatty() else 15.0
+    return iter(tqdm(items, desc=label, total=total, mininterval=seconds, leave=False, dynamic_ncols=True))
+
+
+def record_facts(**facts: float | int | str) -> None:
+    """Add machine facts of the running stage (they stay out of DVC); `llm report` shows them."""
+    _FACTS.update(facts)
+
+
+_FACTS: dict[str, float | int | str] = {}
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process or of any child it waited for, in bytes."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(own, children) * (1 if sys.platform == "darwin" else 1024)
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run a stage script: one-line errors with exit code 2, 130 when interrupted, facts on success.
+
+    Set LLM_DEBUG=1 for the traceback.
+    """
+    stage = os.environ.get("DVC_STAGE") or Path(sys.argv[0]).stem
+    die_with_parent()
+    t0 = time.monotonic()
+    try:
+        main()
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"{stage}: interrupted{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("LLM_DEBUG"):
+            raise
+        print(f"{stage}: {error}", file=sys.stderr)
+        sys.exit(2)
+    facts = {"seconds": time.monotonic() - t0, "peak_memory_bytes": peak_memory_bytes(), **_FACTS}
+    with contextlib.suppress(OSError):  # facts are a courtesy; the result is already safe
+        write_json(work_dir() / "facts" / f"{stage}.json", facts)
+
+
+def die_with_parent() -> None:
+    """Linux: send this process SIGTERM when its parent (dvc) dies, so that no trainer is orphaned."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a lock on `folder`. Raises ValueError when another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another run is training here; wait for it or stop it") from None
+        yield
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a flag: yields a function that tells whether one has arrived."""
+    arrived: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, lambda number, _frame: arrived.append(number))
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
