@@ -1,9 +1,10 @@
 """sampling: next-token logits -> one token a row: penalty, temperature, top-k, top-p, min-p, then a draw.
 
 Equations   (1)-(6) in docs/infer/sampling.md; comments below carry the same numbers.
-Source      repetition penalty: Keskar et al. 2019, arXiv 1909.05858; top-k: Fan et al. 2018, arXiv 1805.04833;
-            top-p: Holtzman et al. 2020, arXiv 1904.09751; min-p: Nguyen et al. 2024, arXiv 2407.01082
-Cost        O(V) per row; O(V log V) with top-p
+Source      repetition penalty: Keskar et al. 2019, arXiv 1909.05858; top-k: Fan et al. 2018,
+            arXiv 1805.04833; top-p: Holtzman et al. 2020, arXiv 1904.09751; min-p: Nguyen et al. 2024,
+            arXiv 2407.01082
+Cost        O(V) per row; O(V log V) with top-p where the NUCLEUS most likely tokens do not hold p
 Differs     from the papers: nothing; the order of the operations is that of `transformers`
 Shapes      B rows, V vocabulary
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 NEVER = float("-inf")
+NUCLEUS = 256  # tokens to sort first for top-p; a nucleus is rarely wider
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ def transform(logits_BV: Tensor, params: SamplingParams, seen_BV: Tensor | None 
 
 
 def scale(logits_BV: Tensor, params: SamplingParams, seen_BV: Tensor | None = None) -> Tensor:
-    """Penalise tokens already seen (1), divide by the temperature (2). seen_BV: True for tokens of the row."""
+    """Penalise tokens already seen (1), divide by the temperature (2). seen_BV: True = row has it."""
     logits_BV = logits_BV.float()
     penalty = params.repetition_penalty
     if penalty != 1 and seen_BV is not None:
@@ -79,17 +81,28 @@ def truncate(logits_BV: Tensor, params: SamplingParams) -> Tensor:
         least_B1 = logits_BV.topk(params.top_k).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < least_B1, NEVER)  # (3)
     if params.top_p < 1:
-        sorted_BV, order_BV = logits_BV.sort(descending=True)
-        probs_BV = torch.softmax(sorted_BV, -1)
-        before_BV = probs_BV.cumsum(-1) - probs_BV
-        drop_BV = before_BV >= params.top_p
-        drop_BV[:, 0] = False
-        logits_BV = logits_BV.masked_fill(drop_BV.scatter(-1, order_BV, drop_BV), NEVER)  # (4)
+        logits_BV = nucleus(logits_BV, params.top_p)
     if params.min_p > 0:
         probs_BV = torch.softmax(logits_BV, -1)
         floor_B1 = params.min_p * probs_BV.amax(-1, keepdim=True)
         logits_BV = logits_BV.masked_fill(probs_BV < floor_B1, NEVER)  # (5)
     return logits_BV
+
+
+def nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
+    """Keep a token when the more likely ones together hold less than `top_p` (4)."""
+    width = min(NUCLEUS, logits_BV.shape[-1])
+    total_B1 = logits_BV.logsumexp(-1, keepdim=True)
+    best_BK, order_BK = logits_BV.topk(width)
+    probs_BK = (best_BK - total_B1).exp()
+    if (probs_BK.sum(-1) < top_p).any():  # a wide nucleus somewhere: sort the whole vocabulary
+        best_BK, order_BK = logits_BV.sort(descending=True)
+        probs_BK = (best_BK - total_B1).exp()
+    before_BK = probs_BK.cumsum(-1) - probs_BK
+    keep_BK = before_BK < top_p
+    keep_BK[:, 0] = True
+    kept_BK = best_BK.masked_fill(~keep_BK, NEVER)
+    return torch.full_like(logits_BV, NEVER).scatter(-1, order_BK, kept_BK)  # (4)
 
 
 def draw(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
