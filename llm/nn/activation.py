@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from llm.nn.kernels.fused import SiluMulFunction
+
 
 def silu(x: Tensor) -> Tensor:
     """x sigmoid(x) (1)."""
@@ -28,5 +30,5 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 def silu_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for a [..., 2F] tensor that holds the gate first."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
+    y: Tensor = SiluMulFunction.apply(gate_up)
+    return y

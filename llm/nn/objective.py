@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from llm.nn.kernels.fused import LinearCrossEntropy
 from llm.nn.model import Decoder
 
 
@@ -49,13 +49,18 @@ class TokenBatch:
 def next_token_loss(model: Decoder, batch: TokenBatch) -> Loss:
     """Sum of -log p(target) over scored tokens (1), plus the FFNs' auxiliary loss weighted by the count."""
     h_BTD, aux = model.hidden(batch.tokens_BT, batch.segments_BT)
-    h_MD, targets_M = h_BTD[batch.mask_BT], batch.targets_BT[batch.mask_BT]
-    logits_MV = model.head(h_MD).float()
-    total = F.cross_entropy(logits_MV, targets_M, reduction="sum")
+    h_MD, targets_M = scored(h_BTD, batch.mask_BT), batch.targets_BT[batch.mask_BT]
+    total: Tensor = LinearCrossEntropy.apply(h_MD, model.head.weight, targets_M)
     parts = {"loss_sum": float(total.detach())}
     if aux is not None:
         total = total + aux * len(targets_M)
     return Loss(total, len(targets_M), parts)
+
+
+def scored(h_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """The hidden states whose targets are scored, [M, D]; only these reach the head."""
+    flat_ND = h_BTD.flatten(0, 1)
+    return flat_ND if bool(mask_BT.all()) else flat_ND.index_select(0, mask_BT.flatten().nonzero().squeeze(1))
 
 
 def token_logps(model: Decoder, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:

@@ -1,10 +1,20 @@
 """attention: softmax(q k^T / sqrt(H) + mask) v, for training rows and for cached decoding.
 
-Equations   (2) in docs/nn/mixers/gqa.md
-Shapes      B batch, N query heads, G key-value heads, T queries, S keys, H d_head
+Three forms with the same result:
+  attend_naive    the equation, written down; autograd derives the backward pass
+  MatmulAttention the training form on CPU: five matrix products forward and backward, written out.
+                  At the row lengths of a CPU run (T <= 1024) keeping the T x T probabilities and letting
+                  the matrix library work on whole matrices is several times faster than PyTorch's tiled
+                  CPU kernel, which wins only on memory.
+  F.scaled_dot_product_attention   long rows, and every other device
+
+Equations   (1)-(6) in docs/nn/kernels/attention.md; comments below carry the same numbers.
+Source      Vaswani et al. 2017, arXiv 1706.03762, eq. 1; the backward pass as in Dao 2022, arXiv 2205.14135
+Shapes      B batch, N query heads, G key-value heads, R = N / G, T queries, S keys, H d_head
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +22,69 @@ from torch import Tensor
 
 from llm.nn.position.base import Position
 
+MATMUL_MAX_LEN = 1024  # beyond this the T x T matrix costs more memory traffic than it saves
+
 
 def attend(q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, *, mask: Tensor | None, bias_NTS: Tensor | None) -> Tensor:
-    """Causal attention over one row's own tokens -> [B, N, T, H].
+    """Causal attention of one row over its own tokens -> [B, N, T, H].
 
     mask: additive [B, 1, T, T] that already holds the causal part (`segment_mask`), or None for plain causal.
     """
+    T = q_BNTH.shape[2]
+    if q_BNTH.device.type == "cpu" and T <= MATMUL_MAX_LEN:
+        out: Tensor = MatmulAttention.apply(q_BNTH, k_BGTH, v_BGTH, full_mask(q_BNTH, mask, bias_NTS))
+        return out
     if bias_NTS is not None:
-        T = q_BNTH.shape[2]
-        causal = torch.full((T, T), float("-inf"), dtype=q_BNTH.dtype, device=q_BNTH.device).triu(1)
-        mask = (causal if mask is None else mask) + bias_NTS.to(q_BNTH.dtype)
+        mask = full_mask(q_BNTH, mask, bias_NTS)
     return F.scaled_dot_product_attention(
         q_BNTH, k_BGTH, v_BGTH, attn_mask=mask, is_causal=mask is None, enable_gqa=True
     )
+
+
+def attend_naive(q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, mask: Tensor) -> Tensor:
+    """The textbook form; query head n reads key-value head n // R."""
+    repeat = q_BNTH.shape[1] // k_BGTH.shape[1]
+    k_BNTH, v_BNTH = (x.repeat_interleave(repeat, dim=1) for x in (k_BGTH, v_BGTH))
+    scores_BNTS = q_BNTH @ k_BNTH.transpose(-1, -2) / math.sqrt(q_BNTH.shape[-1]) + mask
+    return torch.softmax(scores_BNTS, dim=-1) @ v_BNTH
+
+
+def full_mask(q_BNTH: Tensor, mask: Tensor | None, bias_NTS: Tensor | None) -> Tensor:
+    """One additive mask, broadcastable to [B, N, T, T], out of the causal rule, the segments and a bias."""
+    T = q_BNTH.shape[2]
+    if mask is None:
+        mask = torch.full((T, T), float("-inf"), dtype=q_BNTH.dtype, device=q_BNTH.device).triu(1)
+    return mask if bias_NTS is None else mask + bias_NTS.to(mask.dtype)
+
+
+class MatmulAttention(torch.autograd.Function):
+    """Attention whose query heads of one group are stacked, so that GQA needs no copy of keys or values."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, mask: Tensor) -> Tensor:
+        (B, N, T, H), G = q_BNTH.shape, k_BGTH.shape[1]
+        q, k, v = q_BNTH.reshape(B * G, -1, H), k_BGTH.reshape(B * G, T, H), v_BGTH.reshape(B * G, T, H)
+        scale = 1 / math.sqrt(H)
+        scores = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=scale)  # (1) [B G, R T, T]
+        scores.view(B, N, T, T).add_(mask)
+        probs = torch.softmax(scores, dim=-1)  # (2); float32 inside, rounded once
+        ctx.save_for_backward(q, k, v, probs)
+        ctx.sizes = (B, N, G, T, H, scale)
+        return torch.bmm(probs, v).view(B, N, T, H)  # (3)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, probs = ctx.saved_tensors
+        B, N, G, T, H, scale = ctx.sizes
+        d_out = grads[0].reshape(B * G, -1, H)
+        d_v = torch.bmm(probs.mT, d_out)  # (4)
+        d_probs = torch.bmm(d_out, v.mT)
+        # (5) dS = P * (dP - rowsum(P * dP)), one pass
+        d_scores = torch._softmax_backward_data(d_probs, probs, -1, probs.dtype)
+        empty = q.new_empty(())
+        d_q = torch.baddbmm(empty, d_scores, k, beta=0, alpha=scale)  # (6)
+        d_k = torch.baddbmm(empty, d_scores.mT, q, beta=0, alpha=scale)
+        return d_q.view(B, N, T, H), d_k.view(B, G, T, H), d_v.view(B, G, T, H), None
 
 
 def attend_cached(q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, positions_BT: Tensor, position: Position) -> Tensor:
@@ -33,11 +93,10 @@ def attend_cached(q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, positions_BT: 
     G, S = k_BGSH.shape[1], k_BGSH.shape[2]
     index_S = torch.arange(S, device=q_BNTH.device)
     q = q_BNTH.reshape(B, G, N // G * T, H)  # query heads of a group are neighbours
-    scores = (q @ k_BGSH.transpose(-1, -2)).view(B, N, T, S) / math.sqrt(H)
-    hidden_BTS = index_S > positions_BT[:, :, None]
+    scores = (q @ k_BGSH.mT).view(B, N, T, S) / math.sqrt(H)
     bias = position.bias(positions_BT[0], index_S)
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
-    scores = scores.masked_fill(hidden_BTS[:, None], float("-inf"))
-    probs = torch.softmax(scores, dim=-1, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
-    return (probs.to(q.dtype).view(B, G, N // G * T, S) @ v_BGSH).view(B, N, T, H)
+    scores = scores.masked_fill((index_S > positions_BT[:, :, None])[:, None], float("-inf"))
+    probs = torch.softmax(scores, dim=-1)
+    return (probs.view(B, G, N // G * T, S) @ v_BGSH).view(B, N, T, H)

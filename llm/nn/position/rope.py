@@ -1,6 +1,6 @@
 """RoPE: rotate each pair of channels by an angle proportional to the position.
 
-Equations   (1)-(2) in docs/nn/position/rope.md; comments below carry the same numbers.
+Equations   (1)-(3) in docs/nn/position/rope.md; comments below carry the same numbers.
 Source      Su et al. 2021, RoFormer, arXiv 2104.09864, eq. 34; half-split pairing as in Llama
 Cost        O(T H) per head; no parameters, no state
 Differs     from the paper: pairs are (i, i + H/2), not (2i, 2i+1): a fixed permutation of w_q and w_k
@@ -8,6 +8,7 @@ Shapes      B batch, N heads, T tokens, H d_head
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,25 +38,45 @@ class RotaryPosition(Position):
             raise ValueError(f"model.position: rope needs an even d_head, found {d_head}")
         theta = config.base ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)  # (1)
         angles = torch.arange(max_len, dtype=torch.float64)[:, None] * theta  # [max_len, H/2]
-        # Not in the checkpoint, and kept out of module casts: `.to(bfloat16)` would ruin the angles.
-        self._tables = {torch.float32: (angles.cos().float(), angles.sin().float())}
-        self._exact = angles
+        # Not in the checkpoint, and out of reach of module casts: `.to(bfloat16)` would round the angles.
+        self._angles = angles
+        self._tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def tables(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin, [max_len, H/2] each, computed in float64 and rounded once."""
-        key = dtype
-        if key not in self._tables or self._tables[key][0].device != device:
-            self._tables[key] = (self._exact.cos().to(device, dtype), self._exact.sin().to(device, dtype))
+        key = (dtype, device)
+        if key not in self._tables:
+            self._tables[key] = (self._angles.cos().to(device, dtype), self._angles.sin().to(device, dtype))
         return self._tables[key]
 
     def rotate(self, x_BNTH: Tensor, positions: Tensor) -> Tensor:
-        high = torch.float64 if x_BNTH.dtype == torch.float64 else torch.float32
-        cos, sin = self.tables(high, x_BNTH.device)
-        cos, sin = cos[positions], sin[positions]  # [T, H/2] or [B, T, H/2]
+        cos, sin = (table[positions] for table in self.tables(x_BNTH.dtype, x_BNTH.device))
         if positions.dim() == 2:
-            cos, sin = cos[:, None], sin[:, None]
-        a, b = x_BNTH.chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x_BNTH.dtype)  # (2)
+            cos, sin = cos[:, None], sin[:, None]  # [B, 1, T, H/2], else [T, H/2]
+        y_BNTH: Tensor = Rotate.apply(x_BNTH, cos, sin)
+        return y_BNTH
+
+
+class Rotate(torch.autograd.Function):
+    """Turn each pair (a, b) by its angle (2); the gradient turns back by the same angle (3)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return turn(x, cos, sin, sign=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return turn(grads[0], *ctx.saved_tensors, sign=-1), None, None
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    """(a, b) -> (a cos - sign b sin, b cos + sign a sin), written into one contiguous tensor."""
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    (a, b), (ya, yb) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
+    torch.mul(a, cos, out=ya).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=yb).addcmul_(a, sin, value=sign)
+    return y
 
 
 build = RotaryPosition

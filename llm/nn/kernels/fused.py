@@ -1,0 +1,105 @@
+"""fused: normalisation, gate and loss with hand-written backward passes.
+
+PyTorch would derive the same gradients from the plain forms (which the tests do); written out, they
+touch memory half as often, and on a CPU memory is what a small model waits for.
+
+Equations   (1)-(6) in docs/nn/kernels/fused.md; comments below carry the same numbers.
+Source      RMSNorm: arXiv 1910.07467; SwiGLU: arXiv 2002.05202; the loss that computes its gradient while
+            the logits are at hand: Hsu et al. 2024, Liger Kernel, arXiv 2410.10989, section 3.2
+Shapes      ... any leading dimensions, D channels, F d_ff, M scored tokens, V vocabulary
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOGIT_BYTES = 1 << 26  # logits of at most 64 MiB exist at a time
+
+
+def high(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of statistics: float32, or float64 for float64 input."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _times(x: Tensor, scale: Tensor) -> Tensor:
+    """x * scale, multiplied in the wider dtype and rounded once to that of x."""
+    return torch.mul(x, scale, out=torch.empty_like(x, memory_format=torch.contiguous_format))
+
+
+class RMSNormFunction(torch.autograd.Function):
+    """y = gain * x * r with r = 1 / sqrt(mean(x^2) + eps) (1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=high(x.dtype))
+        r = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
+        normed = _times(x, r)
+        ctx.save_for_backward(normed, gain, r)
+        return normed * gain
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        normed, gain, r = ctx.saved_tensors
+        [d_y] = grads
+        d_gain = (d_y * normed).flatten(0, -2).sum(0)
+        d_normed = d_y * gain
+        # (2) dx = r (dn - n mean(n dn)): the part along n is what normalising removed
+        along = (d_normed * normed).sum(-1, keepdim=True, dtype=high(normed.dtype)).div_(normed.shape[-1])
+        return _times(d_normed - _times(normed, along), r), d_gain, None
+
+
+class SiluMulFunction(torch.autograd.Function):
+    """silu(gate) * up for a tensor [..., 2F] that holds the gate first (3)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        ctx.save_for_backward(gate_up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        [gate_up] = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        d_gate_up = torch.empty_like(gate_up)
+        d_gate, d_up = d_gate_up.chunk(2, dim=-1)
+        sigmoid = torch.sigmoid(gate)
+        silu = gate * sigmoid
+        torch.mul(grads[0], silu, out=d_up)
+        # (4) silu' = s + silu (1 - s)
+        slope = torch.addcmul(silu, silu, sigmoid, value=-1).add_(sigmoid)
+        torch.mul(slope.mul_(up), grads[0], out=d_gate)
+        return d_gate_up
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Sum over rows of -log softmax(h W^T)[target], the gradient made in the same pass (5)-(6).
+
+    Logits are made, used and forgotten in chunks of rows: the [M, V] matrix never exists twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h_MD: Tensor, weight_VD: Tensor, targets_M: Tensor) -> Tensor:
+        wide = high(h_MD.dtype)
+        rows = max(1, LOGIT_BYTES // (weight_VD.shape[0] * h_MD.element_size()))
+        d_h, d_weight = torch.empty_like(h_MD), None
+        total = torch.zeros((), dtype=wide, device=h_MD.device)
+        for start in range(0, len(h_MD), rows):
+            h, target = h_MD[start : start + rows], targets_M[start : start + rows, None]
+            probs = torch.softmax(h @ weight_VD.t(), dim=-1)
+            chosen = probs.gather(1, target)
+            total -= chosen.to(wide).clamp_min(torch.finfo(wide).tiny).log().sum()  # (5)
+            probs.scatter_(1, target, chosen - 1)  # (6) d logits = p - onehot
+            torch.mm(probs, weight_VD, out=d_h[start : start + rows])
+            part = probs.t() @ h
+            d_weight = part if d_weight is None else d_weight.to(wide).add_(part)
+        ctx.save_for_backward(d_h, torch.zeros_like(weight_VD) if d_weight is None else d_weight)
+        ctx.dtype = weight_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        d_h, d_weight = ctx.saved_tensors
+        return _times(d_h, grads[0]), _times(d_weight, grads[0]).to(ctx.dtype), None
