@@ -38,7 +38,7 @@ class Family:
     nested: bool = False
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no types
     """SafeLoader with YAML 1.2 floats: DVC reads `1e-4` as a number, so must we."""
 
 
@@ -48,7 +48,9 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -58,7 +60,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; run it from the repository root, or: llm preset cpu") from None
+        raise ParamsError(
+            f"{path}: no such file; run it from the repository root, or: llm preset cpu"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ParamsError(f"{path}: not readable as YAML ({reason})") from None
@@ -90,12 +94,12 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str) -> T:
     value = _dataclass(cls, data, where, problems)
     if problems:
         raise ParamsError("\n".join(problems))
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Inverse of `from_dict`: plain JSON-able mapping, with `kind` restored for variants (inline form)."""
-    return _plain(config)  # type: ignore[no-any-return]
+    return _plain(config)
 
 
 def _plain(value: Any) -> Any:
@@ -125,7 +129,9 @@ def _dataclass(cls: Any, data: Any, where: str, problems: list[str]) -> Any:
     before = len(problems)
     for key in data:
         if key not in fields:
-            problems.append(f"{where}.{key}: unknown key{_hint(key, list(fields))} (known: {', '.join(fields)})")
+            problems.append(
+                f"{where}.{key}: unknown key{_hint(key, list(fields))} (known: {', '.join(fields)})"
+            )
     values = {}
     for name, field in fields.items():
         if name in data:
@@ -171,7 +177,9 @@ def _value(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
     if origin is Literal:
         if data not in get_args(hint):
             options = ", ".join(str(option) for option in get_args(hint))
-            problems.append(f"{where}: {data!r} is not one of {options}{_hint(data, [str(o) for o in get_args(hint)])}")
+            problems.append(
+                f"{where}: {data!r} is not one of {options}{_hint(data, [str(o) for o in get_args(hint)])}"
+            )
         return data
     if origin in (Union, types.UnionType):
         if data is None and type(None) in get_args(hint):
@@ -182,12 +190,16 @@ def _value(hint: Any, data: Any, where: str, problems: list[str]) -> Any:
         if not isinstance(data, list):
             problems.append(f"{where}: expected a list, found {data!r}")
             return None
-        return tuple(_value(get_args(hint)[0], item, f"{where}[{i}]", problems) for i, item in enumerate(data))
+        return tuple(
+            _value(get_args(hint)[0], item, f"{where}[{i}]", problems) for i, item in enumerate(data)
+        )
     if origin is dict:
         if not isinstance(data, dict):
             problems.append(f"{where}: expected a mapping, found {data!r}")
             return None
-        return {key: _value(get_args(hint)[1], item, f"{where}.{key}", problems) for key, item in data.items()}
+        return {
+            key: _value(get_args(hint)[1], item, f"{where}.{key}", problems) for key, item in data.items()
+        }
     if dataclasses.is_dataclass(hint):
         return _dataclass(hint, data, where, problems)
     return _scalar(hint, data, where, problems)

@@ -15,9 +15,14 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def families() -> list[str]:
-    """Every package below `llm` whose folder holds a `base.py`, as dotted names."""
-    bases = sorted((_ROOT / "llm").rglob("base.py"))
-    return [".".join(base.parent.relative_to(_ROOT).parts) for base in bases]
+    """Every package below `llm` that holds a `base.py` and members with a `Config`, as dotted names."""
+    found = []
+    for base in sorted((_ROOT / "llm").rglob("base.py")):
+        package = ".".join(base.parent.relative_to(_ROOT).parts)
+        members = [base.with_name(f"{kind}.py").read_text(encoding="utf-8") for kind in kinds(package)]
+        if any("\nclass Config" in text for text in members):
+            found.append(package)
+    return found
 
 
 def kinds(package: str) -> list[str]:

@@ -56,7 +56,9 @@ def read_documents(path: Path) -> Iterator[Document]:
             try:
                 yield Document(**json.loads(line))
             except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}:{number}: not a document ({error}); delete the folder, dvc repro") from None
+                raise ValueError(
+                    f"{path}:{number}: not a document ({error}); delete the folder, dvc repro"
+                ) from None
 
 
 def require_documents(path: Path, reason: str) -> list[Document]:

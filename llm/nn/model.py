@@ -71,7 +71,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.embedding = nn.Embedding(vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.layers = [Block(config) for _ in range(config.n_layers)]  # typed; `blocks` registers them
+        self.blocks = nn.ModuleList(self.layers)
         self.final_norm = registry.build(config.norm, config.d_model)
         self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.position: Position = registry.build(
@@ -82,13 +83,13 @@ class Decoder(nn.Module):
             self.head.weight = self.embedding.weight
 
     def _d_head(self) -> int:
-        return int(getattr(self.blocks[0].mixer, "d_head", self.config.d_model))
+        return int(getattr(self.layers[0].mixer, "d_head", self.config.d_model))
 
     def hidden(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Final normalised hidden states [B, T, D] and the summed auxiliary loss of the FFNs, if any."""
         x_BTD, context = self._enter(tokens_BT, segments_BT)
         aux: Tensor | None = None
-        for block in self.blocks:
+        for block in self.layers:
             x_BTD, extra = block(x_BTD, self.position, context)
             if extra is not None:
                 aux = extra if aux is None else aux + extra
@@ -100,8 +101,10 @@ class Decoder(nn.Module):
 
     def _enter(self, tokens_BT: Tensor, segments_BT: Tensor | None) -> tuple[Tensor, Context]:
         B, T = tokens_BT.shape
-        if T > self.config.max_len:
-            raise ValueError(f"model: row of {T} tokens, max_len is {self.config.max_len}; raise model.max_len")
+        if self.config.max_len < T:
+            raise ValueError(
+                f"model: row of {T} tokens, max_len is {self.config.max_len}; raise model.max_len"
+            )
         x_BTD = self.embedding(tokens_BT)
         positions = torch.arange(T, device=tokens_BT.device)
         mask = None
@@ -120,7 +123,10 @@ class Decoder(nn.Module):
         """One empty state a layer, with room for `max_len` (default: the model's) tokens a row."""
         weight = self.embedding.weight
         room = max_len or self.config.max_len
-        return [block.mixer.init_state(batch, room, device=weight.device, dtype=weight.dtype) for block in self.blocks]
+        return [
+            block.mixer.init_state(batch, room, device=weight.device, dtype=weight.dtype)
+            for block in self.layers
+        ]
 
     def prefill(self, tokens_BT: Tensor, states: list[State], lengths_B: Tensor | None = None) -> Tensor:
         """Read the next `lengths_B` tokens of each row (right-padded) -> logits [B, T, V]; grows `states`."""
@@ -128,20 +134,22 @@ class Decoder(nn.Module):
         if lengths_B is None:
             lengths_B = torch.full((B,), T, dtype=torch.long, device=tokens_BT.device)
         x_BTD = self._embed_at(tokens_BT, states[0].lengths_B)
-        for block, state in zip(self.blocks, states, strict=True):
+        for block, state in zip(self.layers, states, strict=True):
             x_BTD = block.prefill(x_BTD, self.position, state, lengths_B)
         return self.head(self.final_norm(x_BTD))
 
     def decode(self, tokens_B1: Tensor, states: list[State]) -> Tensor:
         """One more token for every row -> logits [B, 1, V]; grows `states`."""
         x_B1D = self._embed_at(tokens_B1, states[0].lengths_B)
-        for block, state in zip(self.blocks, states, strict=True):
+        for block, state in zip(self.layers, states, strict=True):
             x_B1D = block.decode(x_B1D, self.position, state)
         return self.head(self.final_norm(x_B1D))
 
     def _embed_at(self, tokens_BT: Tensor, starts_B: Tensor) -> Tensor:
         x_BTD = self.embedding(tokens_BT)
-        extra = self.position.embed(starts_B[:, None] + torch.arange(tokens_BT.shape[1], device=tokens_BT.device))
+        extra = self.position.embed(
+            starts_B[:, None] + torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+        )
         return x_BTD if extra is None else x_BTD + extra.to(x_BTD.dtype)
 
     # ---------------------------------------------------------------- facts

@@ -25,7 +25,9 @@ from llm.nn.position.base import Position
 MATMUL_MAX_LEN = 1024  # beyond this the T x T matrix costs more memory traffic than it saves
 
 
-def attend(q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, *, mask: Tensor | None, bias_NTS: Tensor | None) -> Tensor:
+def attend(
+    q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, *, mask: Tensor | None, bias_NTS: Tensor | None
+) -> Tensor:
     """Causal attention of one row over its own tokens -> [B, N, T, H].
 
     mask: additive [B, 1, T, T] that already holds the causal part (`segment_mask`), or None for plain causal.
@@ -87,7 +89,9 @@ class MatmulAttention(torch.autograd.Function):
         return d_q.view(B, N, T, H), d_k.view(B, G, T, H), d_v.view(B, G, T, H), None
 
 
-def attend_cached(q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, positions_BT: Tensor, position: Position) -> Tensor:
+def attend_cached(
+    q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, positions_BT: Tensor, position: Position
+) -> Tensor:
     """New queries at `positions_BT` over cached keys whose index is their position -> [B, N, T, H]."""
     B, N, T, H = q_BNTH.shape
     G, S = k_BGSH.shape[1], k_BGSH.shape[2]

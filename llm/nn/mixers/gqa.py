@@ -43,15 +43,19 @@ class KVState(State):
 
     def append(self, k_BGTH: Tensor, v_BGTH: Tensor, lengths_B: Tensor) -> None:
         """Write T new keys and values after each row's own end; only the first `lengths_B[b]` count."""
-        T, room = k_BGTH.shape[2], self.k_BGSH.shape[2]
-        needed = int(self.lengths_B.max()) + T
-        if needed > room:
-            raise ValueError(f"model.mixer: kv state holds {room} tokens, asked for {needed}; raise max_len or shorten the prompt")
-        index_BT = self.lengths_B[:, None] + torch.arange(T, device=k_BGTH.device)
+        index_BT = self.lengths_B[:, None] + torch.arange(k_BGTH.shape[2], device=k_BGTH.device)
         where = index_BT[:, None, :, None].expand(-1, k_BGTH.shape[1], -1, k_BGTH.shape[3])
         self.k_BGSH.scatter_(2, where, k_BGTH.to(self.k_BGSH.dtype))
         self.v_BGSH.scatter_(2, where, v_BGTH.to(self.v_BGSH.dtype))
         self.lengths_B = self.lengths_B + lengths_B
+
+    def require_room(self, new_tokens: int) -> None:
+        """Raise ValueError unless every row has room for `new_tokens` more."""
+        room, needed = self.k_BGSH.shape[2], int(self.lengths_B.max()) + new_tokens
+        if needed > room:
+            raise ValueError(
+                f"model.mixer: kv state holds {room} tokens, asked for {needed}; raise max_len or shorten the prompt"
+            )
 
     def checkpoint(self) -> Tensor:
         return self.lengths_B
@@ -72,7 +76,9 @@ class GroupedQueryAttention(Mixer[KVState]):
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.d_head = config.d_head or d_model // config.n_heads
         if config.d_head is None and d_model % config.n_heads:
-            raise ValueError(f"model.mixer: d_model ({d_model}) must be a multiple of n_heads ({config.n_heads})")
+            raise ValueError(
+                f"model.mixer: d_model ({d_model}) must be a multiple of n_heads ({config.n_heads})"
+            )
         width = (self.n_heads + 2 * self.n_kv_heads) * self.d_head
         self.w_qkv = nn.Linear(d_model, width, bias=False)
         self.w_o = nn.Linear(self.n_heads * self.d_head, d_model, bias=False)
@@ -97,15 +103,20 @@ class GroupedQueryAttention(Mixer[KVState]):
 
     def init_state(self, batch: int, max_len: int, *, device: torch.device, dtype: torch.dtype) -> KVState:
         shape = (batch, self.n_kv_heads, max_len, self.d_head)
-        return KVState(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+        return KVState(
+            torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
+        )
 
     def prefill(self, x_BTD: Tensor, position: Position, state: KVState, lengths_B: Tensor) -> Tensor:
         T = x_BTD.shape[1]
+        state.require_room(T)
         positions_BT = state.lengths_B[:, None] + torch.arange(T, device=x_BTD.device)
         q, k, v = self.project(x_BTD, position, positions_BT)
         state.append(k, v, lengths_B)
         used = int(positions_BT.max()) + 1
-        o_BNTH = attend_cached(q, state.k_BGSH[:, :, :used], state.v_BGSH[:, :, :used], positions_BT, position)
+        o_BNTH = attend_cached(
+            q, state.k_BGSH[:, :, :used], state.v_BGSH[:, :, :used], positions_BT, position
+        )
         return self.w_o(o_BNTH.transpose(1, 2).flatten(2))
 
     def decode(self, x_B1D: Tensor, position: Position, state: KVState) -> Tensor:

@@ -67,7 +67,8 @@ class Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return turn(grads[0], *ctx.saved_tensors, sign=-1), None, None
+        cos, sin = ctx.saved_tensors
+        return turn(grads[0], cos, sin, sign=-1), None, None
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
