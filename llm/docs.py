@@ -154,10 +154,10 @@ def _stages(root: Path) -> str:
 def _families(root: Path) -> str:
     """Each kind links to its page; paths are relative to docs/, where the block stands."""
     rows = ["| family | kinds |", "|---|---|"]
-    for package in catalogue.families(root):
+    for package in catalogue.families():
         folder = "/".join(package.split(".")[1:])
-        kinds = ", ".join(f"[{kind}]({folder}/{kind}.md)" for kind in catalogue.kinds(package, root))
-        rows.append(f"| [{catalogue.short_name(package, root)}]({folder}/base.md) | {kinds} |")
+        kinds = ", ".join(f"[{kind}]({folder}/{kind}.md)" for kind in catalogue.kinds(package))
+        rows.append(f"| [{catalogue.short_name(package)}]({folder}/base.md) | {kinds} |")
     return "\n".join(rows)
 
 

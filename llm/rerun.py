@@ -93,6 +93,24 @@ def rerun_table(root: Path) -> str:
     return "\n".join(lines)
 
 
+def mermaid(root: Path) -> str:
+    """The pipeline as a Mermaid flow chart, the items of a `foreach` or `matrix` drawn as one box."""
+    stages = load_stages(root)
+    edges = {
+        (_group(before.name), _group(after.name)): None
+        for after in stages
+        for before in stages
+        if _group(before.name) != _group(after.name) and _feeds(before, after)
+    }
+    lines = ["```mermaid", "flowchart LR"]
+    lines += [f"    {before} --> {after}" for before, after in edges]
+    return "\n".join([*lines, "```"])
+
+
+def _group(name: str) -> str:
+    return name.partition("@")[0]
+
+
 def _rank(stages: list[Stage], key: str) -> tuple[int, str]:
     """Keys in the order of the first stage that names them."""
     return next(i for i, stage in enumerate(stages) if key in stage.params), key
@@ -106,9 +124,8 @@ def _short(names: list[str], every: list[str]) -> str:
         return "all"
     out: list[str] = []
     for name in names:
-        group = name.partition("@")[0]
-        items = [other for other in every if other.partition("@")[0] == group]
-        label = group if set(items) <= set(names) else name
+        items = [other for other in every if _group(other) == _group(name)]
+        label = _group(name) if set(items) <= set(names) else name
         if label not in out:
             out.append(label)
     return ", ".join(out)
