@@ -20,7 +20,8 @@ _NUMBERED = re.compile(
 _NUMBER = re.compile(
     r"^(?:(?:CHAPTER|Chapter|VOLUME|Volume|BOOK|PART|SCENE|ACT)\s+(?:[IVXLC]+|\d+|THE\s+[A-Z]+)|[IVXLC]+)[.:]\s+(?=\S)"
 )
-_SMALL = frozenset("a an and as at but by for from in is of on or that the to was who with".split())
+_SMALL_WORDS = "a an and as at but by for from in is of on or that the to was who with"
+_SMALL = frozenset(_SMALL_WORDS.split())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from llm.data.document import Document
@@ -15,6 +16,7 @@ PROFANITY = re.compile(
 )
 
 
+@lru_cache(maxsize=1 << 18)
 def is_clean(text: str) -> bool:
     """True when no word of the profanity list occurs."""
     return PROFANITY.search(text) is None
@@ -49,7 +51,9 @@ def read_chitchat(raw: bytes, *, source: str, licence: str) -> Iterator[Document
         for key, record in json.loads(raw).items():
             ratings = list((record.get("ratings") or {}).values())
             yield chat_document(
-                merge_turns((message["sender"], message["text"]) for turn in record["messages"] for message in turn),
+                merge_turns(
+                    (message["sender"], message["text"]) for turn in record["messages"] for message in turn
+                ),
                 id=f"chitchat/{key}",
                 source=source,
                 licence=licence,
@@ -57,7 +61,9 @@ def read_chitchat(raw: bytes, *, source: str, licence: str) -> Iterator[Document
                 rating=sum(ratings) / len(ratings) if ratings else None,
             )
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{source}: not the chitchat file this version was written for ({error!r})") from None
+        raise ValueError(
+            f"{source}: not the chitchat file this version was written for ({error!r})"
+        ) from None
 
 
 def merge_turns(messages: Any) -> list[str]:

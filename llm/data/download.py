@@ -6,79 +6,33 @@ preference   (prompt, chosen, rejected)
 prompts      prompts whose answers a rule can score
 
 Every set respects one split: what belongs to a validation work never feeds a train file. All four are
-made in a scratch folder and appear together; an error leaves what was there before.
+made in scratch folders and appear together; an error leaves what was there before.
 """
 
 import contextlib
 import hashlib
-import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from llm import registry
 from llm.data.document import SPLITS, Document, read_documents, write_documents
 from llm.data.sources.base import ReadySet, Source, is_chat
-from llm.data.tasks import chat, rules, story
+from llm.data.tasks.chat import ChatParams
+from llm.data.tasks.rules import RuleParams, vocabulary
+from llm.data.tasks.sets import Pool, PreferenceParams, PromptsParams, SetMaker, SftParams
+from llm.data.tasks.story import StoryParams
 from llm.params import Family
-from llm.runtime import derive_seed, output_dir, progress, work_dir
+from llm.runtime import output_dir, progress, work_dir
 
 SETS = ("pretrain", "sft", "preference", "prompts")
 
-# Tasks are made of at most so many documents of each kind and split, chosen by hash: a corpus of millions
-# of documents must not be held in memory to make some thousand examples.
-TASK_DOCUMENTS = 20_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class SftSizes:
-    """Examples of each family. What the corpus cannot give is reported in the metrics as missing."""
-
-    chat: int
-    story: int
-    words: int
-    cloze: int
-    sums: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceSizes:
-    """Pairs: chats with a rejected turn on another topic (easy) or the same one (hard), and stories."""
-
-    easy: int
-    hard: int
-    story: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptSizes:
-    """Prompts of each rule."""
-
-    words: int
-    cloze: int
-    sums: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SftParams:
-    train: SftSizes
-    validation: SftSizes
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceParams:
-    train: PreferenceSizes
-    validation: PreferenceSizes
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptsParams:
-    train: PromptSizes
-    validation: PromptSizes
+# Tasks are made of at most so many conversations and stories of each split, chosen by hash: a corpus of
+# millions of documents must not be held in memory to make some thousand examples.
+TASK_DOCUMENTS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +41,9 @@ class DownloadParams:
 
     source: Annotated[Any, Family("llm.data.sources", nested=True)]
     validation_frac: float
-    chat: chat.ChatParams
-    story: story.StoryParams
-    rules: rules.RuleParams
+    chat: ChatParams
+    story: StoryParams
+    rules: RuleParams
     sft: SftParams
     preference: PreferenceParams
     prompts: PromptsParams
@@ -99,17 +53,6 @@ class DownloadParams:
             raise ValueError(f"validation_frac ({self.validation_frac}) must lie between 0 and 1")
 
 
-@dataclass(kw_only=True)
-class Pool:
-    """The documents of one split that tasks are made of."""
-
-    chats: list[Document] = field(default_factory=list)
-    stories: list[Document] = field(default_factory=list)
-
-    def texts(self) -> list[str]:
-        return [document.text for document in self.stories or self.chats]
-
-
 def download(params: DownloadParams, *, seed: int, out: Path) -> dict[str, Any]:
     """Write `out`/{pretrain,sft,preference,prompts}/{train,validation}.jsonl; returns the metrics.
 
@@ -117,23 +60,46 @@ def download(params: DownloadParams, *, seed: int, out: Path) -> dict[str, Any]:
         ValueError: the source fails, yields nothing, or a set would be empty. Nothing is written then.
     """
     source: Source = registry.build(params.source)
-    report = _Report()
     work_dir().mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        spool = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="download-", dir=work_dir())))
-        held_out = _spool(source, spool / "all.jsonl", seed=seed, validation_frac=params.validation_frac)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="download-", dir=work_dir())))
+        everything = scratch / "all.jsonl"
+        held_out = _spool(source, everything, seed=seed, validation_frac=params.validation_frac)
         folders = {name: stack.enter_context(output_dir(out / name)) for name in SETS}
+        report = Report(folders)
         pools = {split: Pool() for split in SPLITS}
         for split in SPLITS:
-            documents = _pooling(_of_split(spool / "all.jsonl", held_out, split), pools[split])
-            report.write(folders["pretrain"], "pretrain", split, documents)
-        words = rules.vocabulary(pools["train"].texts(), params.rules)
-        for split in SPLITS:
-            maker = _Maker(params=params, seed=seed, split=split, pool=pools[split], vocabulary=words, report=report)
-            report.write(folders["sft"], "sft", split, maker.sft(source))
-            report.write(folders["preference"], "preference", split, maker.preference(source))
-            report.write(folders["prompts"], "prompts", split, maker.prompts())
+            documents = (d for d in read_documents(everything) if _side(d, held_out) == split)
+            report.write("pretrain", split, _pooling(progress(documents, split), pools[split]))
+        report.missing = _derived_sets(params, seed, source, pools, report)
     return report.metrics(source)
+
+
+def _derived_sets(
+    params: DownloadParams, seed: int, source: Source, pools: dict[str, Pool], report: "Report"
+) -> dict[str, int]:
+    """Write the sft, preference and prompts sets; returns what the corpus could not give."""
+    words = vocabulary(pools["train"].texts(), params.rules)
+    sft = _ready(source, "sft", params, seed)
+    preference = _ready(source, "preference", params, seed)
+    missing: dict[str, int] = {}
+    for split in SPLITS:
+        maker = SetMaker(
+            seed=seed,
+            split=split,
+            pool=pools[split],
+            vocabulary=words,
+            chat=params.chat,
+            story=params.story,
+            rules=params.rules,
+            missing=missing,
+        )
+        report.write("sft", split, maker.sft(getattr(params.sft, split), sft[split]))
+        report.write(
+            "preference", split, maker.preference(getattr(params.preference, split), preference[split])
+        )
+        report.write("prompts", split, maker.prompts(getattr(params.prompts, split)))
+    return missing
 
 
 # ---------------------------------------------------------------- split
@@ -142,7 +108,8 @@ def download(params: DownloadParams, *, seed: int, out: Path) -> dict[str, Any]:
 def held_out_works(works: Iterable[tuple[str, str]], *, seed: int, validation_frac: float) -> set[str]:
     """The validation works among (kind, work) pairs: of each kind the first `validation_frac` by hash.
 
-    The order is that of sha256(f"{seed}:{work}"), so adding a work moves no other one far.
+    The order is that of sha256(f"{seed}:{work}"): it depends on nothing but the name of the work. At least
+    one work of a kind is held out, and at least one is left to train on.
     """
     by_kind: dict[str, set[str]] = {}
     for kind, work in works:
@@ -165,30 +132,46 @@ def _spool(source: Source, path: Path, *, seed: int, validation_frac: float) -> 
 
     if not write_documents(path, noted()):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted((+source.skipped).items()))
-        raise ValueError(f"download.source: no document is left ({reasons or 'the source is empty'}); widen its options")
+        raise ValueError(
+            f"download.source: no document is left ({reasons or 'the source is empty'}); widen its options"
+        )
     held_out = held_out_works(works, seed=seed, validation_frac=validation_frac)
     if not held_out:
         raise ValueError(
             "download.source: found one work only, which cannot be split into train and validation; "
-            "add another file, or name a separator between documents"
+            "add another file, or name the separator between documents"
         )
     return held_out
 
 
-def _of_split(path: Path, held_out: set[str], split: str) -> Iterator[Document]:
-    for document in read_documents(path):
-        if (document.work in held_out) == (split == "validation"):
-            yield document
+def _ready(
+    source: Source, name: ReadySet, params: DownloadParams, seed: int
+) -> dict[str, list[Document] | None]:
+    """The source's ready-made documents by split, or None for both where it has none."""
+    documents = source.ready(name)
+    if documents is None:
+        return dict.fromkeys(SPLITS)
+    members = list(progress(documents, name))
+    works = [(document.kind, document.work) for document in members]
+    held_out = held_out_works(works, seed=seed, validation_frac=params.validation_frac)
+    return {split: [d for d in members if _side(d, held_out) == split] for split in SPLITS}
+
+
+def _side(document: Document, held_out: set[str]) -> str:
+    return "validation" if document.work in held_out else "train"
 
 
 def _pooling(documents: Iterable[Document], pool: Pool) -> Iterator[Document]:
-    """Pass documents through without their turns (the text says the same); keep a sample for the tasks."""
+    """Pass documents on without their turns (the text says the same); keep a sample of them for the tasks."""
     for document in documents:
         members = pool.chats if is_chat(document) else pool.stories
         members.append(document)
         if len(members) >= 2 * TASK_DOCUMENTS:
             _thin(members)
-        yield replace(document, data={key: value for key, value in document.data.items() if key != "turns"})
+        about = {
+            key: value for key, value in document.data.items() if key != "turns" and value not in ("", None)
+        }
+        yield replace(document, data=about)
     _thin(pool.chats)
     _thin(pool.stories)
 
@@ -204,132 +187,58 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# ---------------------------------------------------------------- sets
+# ---------------------------------------------------------------- report
 
 
-class _Report:
+class Report:
     """Writes documents and counts what was written: the stage's metrics."""
 
-    def __init__(self) -> None:
-        self.sets: dict[str, dict[str, Any]] = {name: {} for name in SETS}
+    def __init__(self, folders: dict[str, Path]) -> None:
+        self.folders = folders
+        self.sets: dict[str, dict[str, Any]] = {name: {} for name in folders}
         self.missing: dict[str, int] = {}
 
-    def write(self, folder: Path, name: str, split: str, documents: Iterable[Document]) -> None:
-        groups: dict[str, dict[str, Counter[str]]] = {"kinds": {}, "sources": {}}
-        works: dict[tuple[str, str], set[str]] = {}
-        total = Counter(documents=0, bytes=0)
+    def write(self, name: str, split: str, documents: Iterable[Document]) -> None:
+        """Write one file. Raises ValueError when there is nothing to write."""
+        groups: dict[tuple[str, str], _Count] = {}
 
         def counted() -> Iterator[Document]:
             for document in documents:
-                size = Counter(documents=1, bytes=_size(document))
-                total.update(size)
-                works.setdefault(("", ""), set()).add(document.work)
-                for group, key in (("kinds", document.kind), ("sources", document.source)):
-                    groups[group].setdefault(key, Counter()).update(size)
-                    works.setdefault((group, key), set()).add(document.work)
+                for key in (("", ""), ("kinds", document.kind), ("sources", document.source)):
+                    groups.setdefault(key, _Count()).add(document)
                 yield document
 
-        if not write_documents(folder / f"{split}.jsonl", counted()):
-            raise ValueError(f"download.{name}.{split}: the set would be empty; ask for more, or use a larger corpus")
-        self.sets[name][split] = {**total, "works": len(works["", ""])} | {
-            group: {key: {**size, "works": len(works[group, key])} for key, size in members.items()}
-            for group, members in groups.items()
-        }
-
-    def take(self, documents: Iterable[Document], count: int, name: str) -> Iterator[Document]:
-        """The first `count` documents; remembers how many were missing."""
-        made = 0
-        for document in islice(documents, count):
-            made += 1
-            yield document
-        if made < count:
-            self.missing[name] = count - made
+        if not write_documents(self.folders[name] / f"{split}.jsonl", counted()):
+            raise ValueError(
+                f"download.{name}.{split}: the set would be empty; ask for more, or use a larger corpus"
+            )
+        counts: dict[str, Any] = groups.pop(("", "")).metrics()
+        for (group, key), count in groups.items():
+            counts.setdefault(group, {})[key] = count.metrics()
+        self.sets[name][split] = counts
 
     def metrics(self, source: Source) -> dict[str, Any]:
+        """Documents, bytes and works by set, split, kind and source; what was missing and what was skipped."""
         skipped = {reason: count for reason, count in source.skipped.items() if count}
         return {**self.sets, "missing": self.missing, "skipped": skipped}
 
 
-def _size(document: Document) -> int:
-    """UTF-8 bytes of the words a document holds."""
+class _Count:
+    def __init__(self) -> None:
+        self.total: Counter[str] = Counter()
+        self.works: set[str] = set()
+
+    def add(self, document: Document) -> None:
+        self.total.update(documents=1, bytes=text_bytes(document))
+        self.works.add(document.work)
+
+    def metrics(self) -> dict[str, int]:
+        return {**self.total, "works": len(self.works)}
+
+
+def text_bytes(document: Document) -> int:
+    """UTF-8 bytes of the words a document holds, without the JSON around them."""
     data = document.data
     texts = [document.text, data.get("chosen", ""), data.get("rejected", "")]
     texts += [message["content"] for key in ("messages", "prompt") for message in data.get(key, ())]
     return sum(len(text.encode()) for text in texts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Maker:
-    """Makes the derived sets of one split."""
-
-    params: DownloadParams
-    seed: int
-    split: str
-    pool: Pool
-    vocabulary: list[str]
-    report: _Report
-
-    def sft(self, source: Source) -> Iterator[Document]:
-        sizes: SftSizes = getattr(self.params.sft, self.split)
-        ready = self._ready(source, "sft")
-        if ready is None:
-            yield from self._take("sft", "chat", sizes.chat, self._chat_examples)
-            yield from self._take("sft", "story", sizes.story, self._story_examples)
-        else:
-            yield from ready
-        yield from self._take("sft", "words", sizes.words, self._words_examples)
-        yield from self._take("sft", "cloze", sizes.cloze, lambda rng: rules.cloze_examples(self._gaps(), rng))
-        yield from self._take("sft", "sums", sizes.sums, lambda rng: rules.sums_examples(rng, self.split))
-
-    def preference(self, source: Source) -> Iterator[Document]:
-        sizes: PreferenceSizes = getattr(self.params.preference, self.split)
-        ready = self._ready(source, "preference")
-        if ready is not None:
-            yield from ready
-            return
-        yield from self._take("preference", "easy", sizes.easy, lambda rng: self._chat_pairs(rng, same_topic=False))
-        yield from self._take("preference", "hard", sizes.hard, lambda rng: self._chat_pairs(rng, same_topic=True))
-        yield from self._take("preference", "story", sizes.story, self._story_pairs)
-
-    def prompts(self) -> Iterator[Document]:
-        sizes: PromptSizes = getattr(self.params.prompts, self.split)
-        yield from self._take("prompts", "words", sizes.words, self._words_prompts)
-        yield from self._take("prompts", "cloze", sizes.cloze, lambda rng: rules.cloze_prompts(self._gaps(), rng))
-        yield from self._take("prompts", "sums", sizes.sums, lambda rng: rules.sums_prompts(rng, self.split))
-
-    def _take(
-        self, name: str, kind: str, count: int, make: Callable[[random.Random], Iterator[Document]]
-    ) -> Iterator[Document]:
-        rng = random.Random(derive_seed(self.seed, "download", name, self.split, kind))
-        return self.report.take(make(rng), count, f"{name}/{self.split}/{kind}")
-
-    def _ready(self, source: Source, name: ReadySet) -> Iterator[Document] | None:
-        """Ready-made documents of this split: they are split like works."""
-        documents = source.ready(name)
-        if documents is None:
-            return None
-        everything = list(documents)
-        works = [(document.kind, document.work) for document in everything]
-        held_out = held_out_works(works, seed=self.seed, validation_frac=self.params.validation_frac)
-        return (d for d in everything if (d.work in held_out) == (self.split == "validation"))
-
-    def _gaps(self) -> list[rules.Gap]:
-        return rules.gaps(self.pool.stories, self.vocabulary, self.params.rules)
-
-    def _chat_examples(self, rng: random.Random) -> Iterator[Document]:
-        return chat.chat_examples(self.pool.chats, self.params.chat, rng)
-
-    def _chat_pairs(self, rng: random.Random, *, same_topic: bool) -> Iterator[Document]:
-        return chat.chat_pairs(self.pool.chats, self.params.chat, rng, same_topic=same_topic)
-
-    def _story_examples(self, rng: random.Random) -> Iterator[Document]:
-        return story.story_examples(self.pool.stories, self.params.story, rng)
-
-    def _story_pairs(self, rng: random.Random) -> Iterator[Document]:
-        return story.story_pairs(self.pool.stories, self.params.story, rng)
-
-    def _words_examples(self, rng: random.Random) -> Iterator[Document]:
-        return rules.words_examples(self.pool.stories, self.vocabulary, self.params.rules, rng)
-
-    def _words_prompts(self, rng: random.Random) -> Iterator[Document]:
-        return rules.words_prompts(self.vocabulary, self.params.rules, rng, self.split)

@@ -64,7 +64,9 @@ def checked_messages(value: Any) -> list[dict[str, str]]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise ValueError(f"expected text or a list of messages, found {_short(value)}")
     for message in value:
-        if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+        if not isinstance(message, dict) or not all(
+            isinstance(message.get(k), str) for k in ("role", "content")
+        ):
             raise ValueError(f"expected a message {{role, content}}, found {_short(message)}")
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
@@ -73,7 +75,9 @@ def sft_document(value: Any, *, id: str, source: str, licence: str) -> Document:
     """A ready-made conversation to learn from: it must hold an assistant message."""
     messages = checked_messages(value)
     if messages[-1]["role"] != "assistant":
-        raise ValueError(f"expected a conversation that ends with the assistant, found {_short(messages[-1])}")
+        raise ValueError(
+            f"expected a conversation that ends with the assistant, found {_short(messages[-1])}"
+        )
     data = {"messages": messages}
     return Document(id=id, source=source, kind="chat", licence=licence, work=id, data=data)
 
@@ -83,7 +87,9 @@ def preference_document(row: dict[str, Any], *, id: str, source: str, licence: s
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
         prompt = row.get("prompt")
-        messages = checked_messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+        messages = checked_messages(
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        )
     else:
         messages = checked_messages(chosen)
         chosen, rejected = messages.pop()["content"], checked_messages(rejected)[-1]["content"]

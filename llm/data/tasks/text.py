@@ -4,21 +4,25 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-STOP_WORDS = frozenset(
-    """a about above after again against all almost alone along already also although always am among an and another any
-    anything are around as asked at away back be became because become been before began behind being below between both
-    but by called came can cannot come could cried did do does done down during each either else enough even ever every
-    everything few first for found from gave get give go goes going gone good got great had half has have having he hear
-    heard her here hers herself him himself his how however i if in indeed into is it its itself just keep kept knew know
-    known last least left less let like little long look looked made make many may me might more most much must my myself
-    near nearly need never next no none nor not nothing now of off often oh old on once one only or other others ought our
-    out over own perhaps put quite rather really replied round said same saw say says second see seem seemed seen several
-    shall she should since so some something soon still stood such take taken tell than that the their them themselves
-    then there therefore these they thing things think this those though thought three through till to together told too
-    took two under until up upon us used very want was way we well went were what when where whether which while who whole
-    whom whose why will with within without would yes yet you young your yourself""".split()
+_STOP = """
+a about above after again against all almost alone along already also although always am among an and
+another any anything are around as asked at away back be became because become been before began behind
+being below between both but by called came can cannot come could cried did do does done down during each
+either else enough even ever every everything few first for found from gave get give go goes going gone good
+got great had half has have having he hear heard her here hers herself him himself his how however i if in
+indeed into is it its itself just keep kept knew know known last least left less let like little long look
+looked made make many may me might more most much must my myself near nearly need never next no none nor not
+nothing now of off often oh old on once one only or other others ought our out over own perhaps put quite
+rather really replied round said same saw say says second see seem seemed seen several shall she should
+since so some something soon still stood such take taken tell than that the their them themselves then there
+therefore these they thing things think this those though thought three through till to together told too
+took two under until up upon us used very want was way we well went were what when where whether which while
+who whole whom whose why will with within without would yes yet you young your yourself
+"""
+STOP_WORDS = frozenset(_STOP.split())
+_DETERMINERS = frozenset(
+    ["a", "an", "the", "his", "her", "its", "my", "our", "your", "their", "this", "that", "each"]
 )
-_DETERMINERS = frozenset("a an the his her its my our your their this that every each no".split())
 _TOKEN = re.compile(r"[A-Za-z]+(?:'[a-z]+)?|[.,;:!?\"]")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')]*\s+(?=[\"'(]?[A-Z])")
 
@@ -66,6 +70,11 @@ def _grouped(pieces: list[str], min_chars: int) -> Iterator[str]:
             group = ""
 
 
+def is_whole(text: str) -> bool:
+    """True when the text ends where a sentence ends; printed prose also breaks off at `:` and `--`."""
+    return text.rstrip("\"')")[-1:] in (".", "!", "?")
+
+
 def words(text: str) -> list[str]:
     """Lower-case words, apostrophes kept."""
     return [token.lower() for token in _TOKEN.findall(text) if token[0].isalpha()]
@@ -89,5 +98,8 @@ def content_words(texts: Iterable[str], *, min_rank: int, max_rank: int) -> list
     return [
         word
         for word in ranked
-        if len(word) >= 3 and word not in STOP_WORDS and nounish[word] * 10 >= total[word] and nounish[word] >= 2
+        if len(word) >= 3
+        and word not in STOP_WORDS
+        and nounish[word] * 10 >= total[word]
+        and nounish[word] >= 2
     ]
