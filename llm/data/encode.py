@@ -5,7 +5,9 @@ laid out as parts (special ids and texts), the texts of a batch are encoded toge
 parts are put together again.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from llm.tokenizer.chat_template import Part, answered, assemble, conversation, 
 # The parts of one encoded document, and what docs.jsonl says about it besides id, kind and n_bytes.
 Layout = tuple[list[Part], dict[str, Any]]
 
-_BATCH_CHARS = 1 << 22
+_BATCH_CHARS = 1 << 20
+_AHEAD = 3
 
 
 def encode_set(set_name: str, source: Path, tokenizer_folder: Path, out: Path) -> dict[str, Any]:
@@ -53,12 +56,27 @@ def encode_documents(
     layout: Callable[[Tokenizer, Document], list[Layout]],
     where: str,
 ) -> Iterator[EncodedDoc]:
-    """Ids, loss mask and record of each document, in order; memory holds one batch."""
-    for batch in _batches(_laid_out(tokenizer, documents, layout, where)):
-        encoded = iter(tokenizer.encode_batch([text for parts, _ in batch for text in texts(parts)]))
-        for parts, record in batch:
-            ids, mask = assemble(parts, encoded)
-            yield ids, mask, record
+    """Ids, loss mask and record of each document, in order.
+
+    A batch or two are encoded while the one before is put together, so no core waits for a long document at
+    the end of a batch, nor for the files; memory holds `_AHEAD` batches.
+    """
+    with ThreadPoolExecutor(_AHEAD - 1) as pool:
+        waiting: deque[tuple[list[Layout], Future[list[list[int]]]]] = deque()
+        for batch in _batches(_laid_out(tokenizer, documents, layout, where)):
+            plain = [text for parts, _ in batch for text in texts(parts)]
+            waiting.append((batch, pool.submit(tokenizer.encode_batch, plain)))
+            if len(waiting) == _AHEAD:
+                yield from _put_together(*waiting.popleft())
+        while waiting:
+            yield from _put_together(*waiting.popleft())
+
+
+def _put_together(batch: list[Layout], future: "Future[list[list[int]]]") -> Iterator[EncodedDoc]:
+    encoded = iter(future.result())
+    for parts, record in batch:
+        ids, mask = assemble(parts, encoded)
+        yield ids, mask, record
 
 
 # ---------------------------------------------------------------- one layout for each set
