@@ -6,21 +6,16 @@ Source      Gao et al. 2020, The Pile, arXiv 2101.00027, section 3.1 (bits per b
 Cost        one forward pass; a document longer than seq_len is read seq_len / stride times
 Differs     from lm-eval's rolling score: windows overlap (stride < seq_len), so that no token is scored
             with an empty context except the first
-Shapes      B batch, T tokens of a window, M scored tokens, V vocabulary
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
+from llm.eval.scoring import Row, score_rows
 from llm.nn.model import Decoder
-from llm.runtime import progress
 
 ScoredDocument = tuple[Sequence[int], int, str]
-_HEAD_CHUNK = 2048  # scored positions per head product: bounds the logits to 2048 x V numbers
 
 
 @dataclass(frozen=True)
@@ -31,19 +26,6 @@ class DocumentScore:
     nats: float
     n_bytes: int
     n_tokens: int
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Inputs ids[begin:end] of a document; the last `n_scored` of its targets ids[begin+1:end+1] count."""
-
-    document: int
-    begin: int
-    end: int
-    n_scored: int
-
-    def __len__(self) -> int:
-        return self.end - self.begin
 
 
 def bits_per_byte(
@@ -103,17 +85,13 @@ def score_documents(
         batch_rows: a batch holds about batch_rows * seq_len tokens. label: shows a progress bar of that name.
     """
     documents = [(_text_tokens(ids), n_bytes, kind) for ids, n_bytes, kind in docs]
-    windows = [w for i, doc in enumerate(documents) for w in _windows(i, len(doc[0]), seq_len, stride)]
-    batches = _batches(windows, batch_rows * seq_len)
+    windows = [window for i, doc in enumerate(documents) for window in _windows(i, doc[0], seq_len, stride)]
+    rows = [row for _, row in windows]
     nats = [0.0] * len(documents)
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in progress(batches, label) if label else batches:
-            for window, value in zip(batch, _score(model, documents, batch), strict=True):
-                nats[window.document] += value
-    finally:
-        model.train(was_training)
+    for (i, _), score in zip(
+        windows, score_rows(model, rows, batch_tokens=batch_rows * seq_len, label=label), strict=True
+    ):
+        nats[i] -= float(score.logps.sum())  # (1)
     return [
         DocumentScore(kind=kind, nats=value, n_bytes=n_bytes, n_tokens=max(len(ids) - 1, 0))
         for value, (ids, n_bytes, kind) in zip(nats, documents, strict=True)
@@ -125,48 +103,14 @@ def _text_tokens(ids: Sequence[int]) -> Sequence[int]:
     return ids[:-1] if len(ids) > 1 and ids[-1] == ids[0] else ids
 
 
-def _windows(document: int, n_tokens: int, seq_len: int, stride: int | None) -> list[_Window]:
-    """Windows over the inputs 0 .. n_tokens - 2; together they score the targets 1 .. n_tokens - 1 once."""
+def _windows(document: int, ids: Sequence[int], seq_len: int, stride: int | None) -> list[tuple[int, Row]]:
+    """(document, row) for windows that together score every target ids[1:] once."""
     step = stride or max(seq_len // 2, 1)
     if not 1 <= step <= seq_len:
         raise ValueError(f"eval.stride: {step} must be from 1 to seq_len ({seq_len})")
-    n_inputs, scored, windows = n_tokens - 1, 0, []
+    n_inputs, scored, windows = len(ids) - 1, 0, []
     while scored < n_inputs:
         end = min(n_inputs, scored + (step if scored else seq_len))
-        windows.append(_Window(document, max(0, end - seq_len), end, end - scored))  # (2)
+        windows.append((document, Row(ids[max(0, end - seq_len) : end + 1], end - scored)))  # (2)
         scored = end
     return windows
-
-
-def _batches(windows: list[_Window], n_tokens: int) -> list[list[_Window]]:
-    """Longest first, like lengths together; a batch holds at most `n_tokens`, padding included."""
-    batches: list[list[_Window]] = []
-    for window in sorted(windows, key=len, reverse=True):  # stable: equal lengths keep document order
-        if not batches or (len(batches[-1]) + 1) * len(batches[-1][0]) > n_tokens:
-            batches.append([])
-        batches[-1].append(window)
-    return batches
-
-
-@torch.no_grad()
-def _score(
-    model: Decoder, documents: Sequence[tuple[Sequence[int], int, str]], batch: Sequence[_Window]
-) -> list[float]:
-    """Nats of the scored targets of each window (1). Padding stands on the right, where no token looks."""
-    device = model.embedding.weight.device
-    width = len(batch[0])
-    tokens_BT = torch.zeros(len(batch), width + 1, dtype=torch.long)
-    scored_BT = torch.zeros(len(batch), width, dtype=torch.bool)
-    for row, window in enumerate(batch):
-        ids = documents[window.document][0][window.begin : window.end + 1]
-        tokens_BT[row, : len(ids)] = torch.as_tensor(ids)
-        scored_BT[row, len(window) - window.n_scored : len(window)] = True
-    tokens_BT, scored_BT = tokens_BT.to(device), scored_BT.to(device)
-    h_MD = model.hidden(tokens_BT[:, :-1])[0][scored_BT]  # only scored positions go through the head
-    targets_M = tokens_BT[:, 1:][scored_BT]
-    losses = [
-        F.cross_entropy(model.head(h).float(), t, reduction="none")
-        for h, t in zip(h_MD.split(_HEAD_CHUNK), targets_M.split(_HEAD_CHUNK), strict=True)
-    ]
-    per_window = torch.cat(losses).double().split([window.n_scored for window in batch])
-    return [float(part.sum()) for part in per_window]
