@@ -1,0 +1,172 @@
+"""Quality: rules about length, words, lines and repetition that real prose and real talk obey.
+
+Equations   (1)-(5) in docs/data/filters/quality.md
+Source      Rae et al. 2021 (Gopher), arXiv 2112.11446, appendix A1.1; Penedo et al. 2024, arXiv 2406.17557
+Cost        O(words) per document
+Differs     limits measured on tales and chats; speaker marks `A:` are no words; duplicate n-grams count the
+            words they cover; strong swear words drop documents of the kinds named in the Config
+Shapes      W words of a document
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm.data.document import Document
+from llm.data.filters.base import Filter, Verdict, drop, keep
+from llm.data.words import without_speakers, words
+
+_ELLIPSIS = re.compile(r"\.{3,}|…")
+_ENDS_IN_ELLIPSIS = re.compile(r".*(?:\.{3}|…)$")
+_BULLET = re.compile(r"^[•‣●○▪*-]\s")
+_LETTER = re.compile(r"[^\W\d_]")
+_STOP_WORDS = frozenset(words("the be to of and that have with i you a it is"))
+_SWEAR_WORDS = frozenset(
+    words(
+        "fuck fucks fucked fucker fuckers fuckin fucking motherfucker motherfuckers motherfucking shit shits shitty "
+        "shitting bullshit bitch bitches cunt cunts asshole assholes whore whores slut sluts dickhead cocksucker "
+        "nigger niggers nigga niggas faggot faggots"
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Limits; a document leaves when a value lies below a `min_` or above a `max_`.
+
+    Fractions are of words or lines; `_chars_frac` is of the characters of all words.
+    min_words_for_repetition: shorter documents are not judged by the three rules about repetition.
+    swear_kinds: document kinds in which strong swear words are counted.
+    """
+
+    min_words: int = 10
+    max_words: int = 100_000
+    min_mean_word: float = 3.0
+    max_mean_word: float = 10.0
+    max_symbol_frac: float = 0.1
+    max_bullet_lines_frac: float = 0.9
+    max_ellipsis_lines_frac: float = 0.4
+    min_letter_words_frac: float = 0.8
+    min_stop_words: int = 1
+    min_words_for_repetition: int = 100
+    max_duplicate_lines_frac: float = 0.5
+    max_common_ngram_chars_frac: float = 0.2
+    max_duplicate_ngram_chars_frac: float = 0.35
+    max_swear_words: int = 0
+    swear_kinds: tuple[str, ...] = ("chat",)
+
+
+class Quality(Filter):
+    """The first rule that a document breaks names the reason."""
+
+    reasons = (
+        "too_short",
+        "too_long",
+        "words_too_short",
+        "words_too_long",
+        "symbols",
+        "bullets",
+        "ellipsis_lines",
+        "no_letters",
+        "no_stop_words",
+        "swearing",
+        "duplicate_lines",
+        "common_ngram",
+        "duplicate_ngrams",
+    )
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def judge(self, document: Document) -> Verdict:
+        for reason, value, low, high in self._rules(document):
+            if not low <= value <= high:
+                return drop(reason, document.text, value)
+        return keep(document.text)
+
+    def _rules(self, document: Document) -> Iterator[tuple[str, float, float, float]]:
+        """(reason, value, lowest allowed, highest allowed), cheapest first; later ones are made on demand."""
+        limit, no_limit = self.config, float("inf")
+        text = without_speakers(document.text)
+        found = words(text)
+        yield "too_short", len(found), limit.min_words, no_limit
+        yield "too_long", len(found), 0, limit.max_words
+        mean_word = sum(map(len, found)) / max(1, len(found))
+        yield "words_too_short", mean_word, limit.min_mean_word, no_limit
+        yield "words_too_long", mean_word, 0, limit.max_mean_word
+        yield "symbols", symbol_frac(text, len(found)), 0, limit.max_symbol_frac
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        yield "bullets", share(lines, _BULLET.match), 0, limit.max_bullet_lines_frac
+        yield "ellipsis_lines", share(lines, _ENDS_IN_ELLIPSIS.match), 0, limit.max_ellipsis_lines_frac
+        yield "no_letters", share(text.split(), _LETTER.search), limit.min_letter_words_frac, no_limit
+        yield "no_stop_words", len(_STOP_WORDS.intersection(found)), limit.min_stop_words, no_limit
+        if document.kind in limit.swear_kinds:
+            yield "swearing", sum(word in _SWEAR_WORDS for word in found), 0, limit.max_swear_words
+        if len(found) < limit.min_words_for_repetition:
+            return  # in a short talk "how are you" alone is a fifth of the text
+        yield "duplicate_lines", duplicate_lines_frac(lines), 0, limit.max_duplicate_lines_frac
+        yield "common_ngram", common_ngram_chars_frac(found), 0, limit.max_common_ngram_chars_frac
+        yield "duplicate_ngrams", duplicate_ngram_chars_frac(found), 0, limit.max_duplicate_ngram_chars_frac
+
+
+def symbol_frac(text: str, n_words: int) -> float:
+    """`#` signs or ellipses, whichever are more, for each word (1)."""
+    return max(text.count("#"), len(_ELLIPSIS.findall(text))) / max(1, n_words)
+
+
+def share(items: list[str], test: Callable[[str], Any]) -> float:
+    """Share of the items that pass a test; 0 of none (2)."""
+    return sum(1 for item in items if test(item)) / max(1, len(items))
+
+
+def duplicate_lines_frac(lines: list[str]) -> float:
+    """Share of the lines that occurred before (3)."""
+    return 1 - len(set(lines)) / max(1, len(lines))
+
+
+def common_ngram_chars_frac(found: list[str]) -> float:
+    """Share of the characters that the most frequent 2-, 3- or 4-gram takes, if it repeats (4)."""
+    ids_W, lengths_W = _numbers(found)
+    best, keys = 0, ids_W
+    for n in (2, 3, 4):
+        if len(found) < n:
+            break
+        keys = _extend(keys, ids_W[n - 1 :])
+        _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+        chars = np.convolve(lengths_W, np.ones(n, dtype=np.int64), "valid")[first]
+        best = max(best, int((counts * chars * (counts > 1)).max()))
+    return best / max(1, int(lengths_W.sum()))
+
+
+def duplicate_ngram_chars_frac(found: list[str], n: int = 5) -> float:
+    """Share of the characters inside an n-gram that occurred before (5)."""
+    if len(found) < n:
+        return 0.0
+    ids_W, lengths_W = _numbers(found)
+    keys = ids_W
+    for size in range(2, n + 1):
+        keys = _extend(keys, ids_W[size - 1 :])
+    repeated = np.ones(len(keys), dtype=np.int64)
+    repeated[np.unique(keys, return_index=True)[1]] = 0
+    covered_W = np.convolve(repeated, np.ones(n, dtype=np.int64)) > 0
+    return float(lengths_W[covered_W].sum() / lengths_W.sum())
+
+
+def _numbers(found: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Words as small integers, and their lengths in characters."""
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(found))}
+    ids_W = np.array([vocabulary[word] for word in found], dtype=np.int64)
+    return ids_W, np.array([len(word) for word in found], dtype=np.int64)
+
+
+def _extend(keys: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Keys of n-grams and the word after each -> keys of (n+1)-grams, small integers again: no overflow."""
+    joined = keys[: len(ids)] * (int(ids.max(initial=0)) + 1) + ids
+    return np.unique(joined, return_inverse=True)[1].astype(np.int64)
+
+
+build = Quality

@@ -1,0 +1,24 @@
+"""words: the one definition of a word that de-duplication, filters and analysis share.
+
+A word is a run of letters and digits, lower-cased, with inner apostrophes (`don't`) kept; punctuation and
+underscores separate words. Chinese characters and kana write no spaces, so there each character is a word.
+The speaker mark of a chat line (`A: `) is no word.
+"""
+
+import re
+
+_NO_SPACES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, Han and its compatibility block
+_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W_{_NO_SPACES}]+(?:['’][^\W_{_NO_SPACES}]+)*")
+_ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
+_SPEAKER = re.compile(r"^[A-Z]: ", re.MULTILINE)
+
+
+def words(text: str) -> list[str]:
+    """The words of `text` in order."""
+    text = without_speakers(text).lower()
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text)
+
+
+def without_speakers(text: str) -> str:
+    """The text without the marks that say who speaks."""
+    return _SPEAKER.sub("", text)
