@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from llm.data.chats import chat_document, merge_turns
 from llm.data.document import Document
@@ -34,6 +34,15 @@ class Source(ABC):
     def ready(self, name: ReadySet) -> Iterator[Document] | None:
         """Documents of a set that the source holds ready-made, or None when the set is to be made from text."""
         return None
+
+    def long_enough(self, document: Document | None, *, kind: str, min_chars: int) -> TypeGuard[Document]:
+        """True when there is a document of `min_chars` characters; otherwise counts it as skipped."""
+        if document is not None and len(document.text) >= min_chars:
+            return True
+        self.skipped[
+            f"{kind}: shorter than {min_chars} characters" if min_chars > 1 else f"{kind}: empty"
+        ] += 1
+        return False
 
 
 def is_chat(document: Document) -> bool:

@@ -80,9 +80,7 @@ class File(Source):
                     )
                 except ValueError as error:
                     raise ValueError(f"{row.place}: {error}") from None
-                if document is None or len(document.text) < config.min_chars:
-                    self.skipped[f"{config.kind}: shorter than {max(1, config.min_chars)} characters"] += 1
-                else:
+                if self.long_enough(document, kind=config.kind, min_chars=config.min_chars):
                     yield document
 
 

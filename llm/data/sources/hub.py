@@ -80,11 +80,9 @@ class Hub(Source):
         for place, row in _rows(table):
             value = _cell(row, config.text_column, place)
             document = to_document(
-                value, id=place, source=config.path, kind=config.kind, licence=config.licence
+                value, id=place, source=_short_name(table), kind=config.kind, licence=config.licence
             )
-            if document is None or len(document.text) < config.min_chars:
-                self.skipped[f"{config.kind}: shorter than {max(1, config.min_chars)} characters"] += 1
-            else:
+            if self.long_enough(document, kind=config.kind, min_chars=config.min_chars):
                 yield document
 
     def ready(self, name: ReadySet) -> Iterator[Document] | None:
@@ -100,9 +98,9 @@ def _ready(table: HubSet, name: ReadySet) -> Iterator[Document]:
         try:
             if name == "sft":
                 messages = _cell(row, table.column, place)
-                yield sft_document(messages, id=place, source=table.path, licence=table.licence)
+                yield sft_document(messages, id=place, source=_short_name(table), licence=table.licence)
             else:
-                yield preference_document(row, id=place, source=table.path, licence=table.licence)
+                yield preference_document(row, id=place, source=_short_name(table), licence=table.licence)
         except ValueError as error:
             raise ValueError(f"download.source.hub.{name}: {place}: {error}") from None
 

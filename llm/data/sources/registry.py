@@ -22,7 +22,7 @@ from typing import NamedTuple
 from llm.data.books import Layout, decode, split_book
 from llm.data.chats import read_chitchat
 from llm.data.document import Document
-from llm.data.sources.base import Source
+from llm.data.sources.base import Source, is_chat
 from llm.runtime import work_dir
 
 LOCK = Path(__file__).resolve().parents[1] / "registry.lock"
@@ -112,7 +112,7 @@ class Registry(Source):
     def documents(self) -> Iterator[Document]:
         wheels = fetch_wheels(LOCK)
         for kind in self.config.kinds:
-            documents = [document for document in self._read(kind, wheels) if self._long_enough(document)]
+            documents = [document for document in self._read(kind, wheels) if self._keep(document)]
             limit = self.config.max_documents.get(kind, len(documents))
             chosen = set(sorted((document.id for document in documents), key=_digest)[:limit])
             self.skipped[f"{kind}: over max_documents"] += len(documents) - len(chosen)
@@ -125,14 +125,11 @@ class Registry(Source):
         for book in BOOKS.get(kind, ()):
             yield from book_documents(book, wheels[book.package], kind=kind)
 
-    def _long_enough(self, document: Document) -> bool:
-        if document.kind == "chat":
-            short = len(document.data["turns"]) < self.config.min_turns
-            reason = f"fewer than {self.config.min_turns} turns"
-        else:
-            short = len(document.text) < self.config.min_chars
-            reason = f"shorter than {self.config.min_chars} characters"
-        self.skipped[f"{document.kind}: {reason}"] += short
+    def _keep(self, document: Document) -> bool:
+        if not is_chat(document):
+            return self.long_enough(document, kind=document.kind, min_chars=self.config.min_chars)
+        short = len(document.data["turns"]) < self.config.min_turns
+        self.skipped[f"{document.kind}: fewer than {self.config.min_turns} turns"] += short
         return not short
 
 
