@@ -7,6 +7,7 @@ before every step. A weight may carry one fact for optimizers, declared by the m
     self.w_qkv.weight.parts = (n_q, n_k, n_v)   # rows: three matrices stored as one (see muon)
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -74,10 +75,10 @@ def decay_groups(
 
 
 def check_rates(*, lr: float, weight_decay: float, **fractions: float) -> None:
-    """Raises ValueError for a rate below 0 or a fraction outside [0, 1)."""
+    """Raises ValueError for a rate that is negative or not finite, or a fraction outside [0, 1)."""
     for name, value in {"lr": lr, "weight_decay": weight_decay}.items():
-        if value < 0:
-            raise ValueError(f"{name} ({value}) must be at least 0")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} ({value}) must be at least 0 and finite")
     for name, value in fractions.items():
         if not 0 <= value < 1:
             raise ValueError(f"{name} ({value}) must be in [0, 1)")

@@ -88,6 +88,7 @@ class MasterWeights:
             )
         return grads
 
+    @torch.no_grad()
     def publish(self) -> None:
         """After the optimizer step: round the masters into the weights and drop the gradients."""
         if self.low:
