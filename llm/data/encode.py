@@ -84,6 +84,8 @@ def _put_together(batch: list[Layout], future: "Future[list[list[int]]]") -> Ite
 
 def pretrain(tokenizer: Tokenizer, document: Document) -> list[Layout]:
     """<|endoftext|> text <|endoftext|>: the text and its end are scored."""
+    if not isinstance(document.text, str):
+        raise ValueError(f"text is {document.text!r}; give a string")
     return [([(tokenizer.eot_id, False), (document.text, True), (tokenizer.eot_id, True)], {})]
 
 

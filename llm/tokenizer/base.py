@@ -31,7 +31,9 @@ class Tokenizer:
         self._backend = backend
         self.kind: str = meta["kind"]
         self.vocab_size: int = meta["vocab_size"]
-        self.special_ids: dict[str, int] = dict(sorted(meta["special_tokens"].items(), key=lambda item: item[1]))
+        self.special_ids: dict[str, int] = dict(
+            sorted(meta["special_tokens"].items(), key=lambda item: item[1])
+        )
         self.chat_template_version: int = meta["chat_template"]["version"]
         self.hash = hash
         self.eot_id = self.special_ids[special.EOT]

@@ -64,6 +64,8 @@ def conversation(
 
 def answered(tokenizer: Tokenizer, prompt: Sequence[dict[str, Any]], completion: str) -> list[Part]:
     """The parts of a prompt and one answer: only the answer is scored, earlier assistant turns are not."""
+    if not isinstance(completion, str):
+        raise ValueError(f"chat template: the answer is {completion!r}; give a string")
     parts = [(part, False) for part, _ in conversation(tokenizer, prompt, add_generation_prompt=True)]
     return [*parts, (completion, True), (tokenizer.im_end_id, True)]
 

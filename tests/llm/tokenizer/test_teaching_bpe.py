@@ -18,7 +18,9 @@ CORPUS = [
 ]
 
 
-def both(folder: Path, texts: list[str], vocab_size: int, min_frequency: int) -> tuple[Tokenizer, teaching.Vocabulary]:
+def both(
+    folder: Path, texts: list[str], vocab_size: int, min_frequency: int
+) -> tuple[Tokenizer, teaching.Vocabulary]:
     config = bpe.Config(vocab_size=vocab_size, min_frequency=min_frequency, special_tokens=())
     backend = train_tokenizer(bpe.build(config), texts, folder, "corpus")
     own = teaching.train(
@@ -45,7 +47,11 @@ def test_merges_and_ids_equal_the_backend(trained: tuple[Tokenizer, teaching.Voc
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.one_of(st.text(), st.lists(st.sampled_from([*CORPUS, "鸭", "小鸭", " ", "aa", "🦆"])).map("".join)))
+@given(
+    text=st.one_of(
+        st.text(), st.lists(st.sampled_from([*CORPUS, "鸭", "小鸭", " ", "aa", "🦆"])).map("".join)
+    )
+)
 def test_encodings_equal_the_backend(trained: tuple[Tokenizer, teaching.Vocabulary, Path], text: str) -> None:
     backend, own, _ = trained
     ids = teaching.encode(text, own)
@@ -54,7 +60,11 @@ def test_encodings_equal_the_backend(trained: tuple[Tokenizer, teaching.Vocabula
 
 
 @settings(max_examples=60, deadline=None)
-@given(texts=st.lists(st.text("abc '1\n"), min_size=1).filter(any), size=st.integers(260, 330), least=st.integers(1, 3))
+@given(
+    texts=st.lists(st.text("abc '1\n"), min_size=1).filter(any),
+    size=st.integers(260, 330),
+    least=st.integers(1, 3),
+)
 def test_ties_and_ends_equal_the_backend(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int, least: int
 ) -> None:
@@ -68,7 +78,12 @@ def test_byte_characters_are_those_of_gpt2() -> None:
     characters = teaching.byte_characters()
     assert len(set(characters)) == 256
     assert all(character.isprintable() and not character.isspace() for character in characters)
-    assert (characters[ord(" ")], characters[ord("\n")], characters[0], characters[255]) == ("Ġ", "Ċ", "Ā", "ÿ")
+    assert (characters[ord(" ")], characters[ord("\n")], characters[0], characters[255]) == (
+        "Ġ",
+        "Ċ",
+        "Ā",
+        "ÿ",
+    )
     assert characters[ord("A")] == "A"
 
 

@@ -70,7 +70,10 @@ def test_foreign_meta(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("vocab_size", 5, "meta.json says 5"), ("special_tokens", {"<|pad|>": 7}, r"<|pad|> has id 1, meta.json says 7")],
+    [
+        ("vocab_size", 5, "meta.json says 5"),
+        ("special_tokens", {"<|pad|>": 7}, r"<|pad|> has id 1, meta.json says 7"),
+    ],
 )
 def test_meta_that_does_not_match(folder: Path, key: str, value: object, message: str) -> None:
     meta = json.loads((folder / "meta.json").read_text())

@@ -11,7 +11,9 @@ SENNRICH = [" low" * 5 + " lower" * 2 + " newest" * 6 + " widest" * 3]
 
 
 def config(**changes: object) -> bpe.Config:
-    return from_dict(bpe.Config, {"vocab_size": 300, "min_frequency": 2, "special_tokens": [], **changes}, "tokenizer")
+    return from_dict(
+        bpe.Config, {"vocab_size": 300, "min_frequency": 2, "special_tokens": [], **changes}, "tokenizer"
+    )
 
 
 def test_the_example_of_the_paper(tmp_path: Path) -> None:
