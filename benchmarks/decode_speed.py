@@ -1,0 +1,68 @@
+"""Decoding tokens a second with the KV cache beside `transformers.generate`, same shapes, alternating.
+
+    python benchmarks/decode_speed.py [--rows 1] [--new 128]
+
+Both decode greedily in float32 and, second, in bf16, from the same weights' shapes, with their KV caches.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from train_speed import F, G, L, MODEL, N, D, V
+
+from llm.infer.generate import generate
+from llm.infer.sampling import SamplingParams
+from llm.nn.model import Decoder, ModelConfig
+from llm.params import from_dict
+from llm.runtime import set_up_torch
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__)
+    cli.add_argument("--rows", type=int, default=1)
+    cli.add_argument("--new", type=int, default=128)
+    cli.add_argument("--rounds", type=int, default=5)
+    args = cli.parse_args()
+    set_up_torch(0)
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=V, hidden_size=D, intermediate_size=F, num_hidden_layers=L, num_attention_heads=N,
+        num_key_value_heads=G, max_position_embeddings=256, tie_word_embeddings=False,
+    )  # fmt: skip
+    prompt = torch.randint(4, V, (args.rows, 16))
+    for dtype in (torch.float32, torch.bfloat16):
+        model = Decoder(from_dict(ModelConfig, MODEL, "model"), V).to(dtype).eval()
+        reference = LlamaForCausalLM(config).to(dtype).eval()
+
+        def ours(model: Decoder = model) -> None:
+            done = generate(
+                model, prompt.tolist(), max_new_tokens=args.new, sampling=SamplingParams(temperature=0.0),
+                stop_ids=set(), generator=torch.Generator().manual_seed(0),
+            )  # fmt: skip
+            assert all(len(row) == args.new for row in done.tokens)
+
+        def theirs(reference: LlamaForCausalLM = reference) -> None:
+            with torch.inference_mode():
+                out = reference.generate(
+                    prompt, max_new_tokens=args.new, min_new_tokens=args.new, do_sample=False, pad_token_id=1
+                )
+            assert out.shape[1] == 16 + args.new
+
+        seconds: dict[str, list[float]] = {"ours": [], "transformers": []}
+        for turn in range(args.rounds + 1):
+            for name, run in (("ours", ours), ("transformers", theirs)):
+                t0 = time.perf_counter()
+                run()
+                if turn:
+                    seconds[name].append(time.perf_counter() - t0)
+        a, b = (statistics.median(seconds[name]) for name in ("ours", "transformers"))
+        tokens = args.rows * args.new
+        print(f"{str(dtype):15s} {args.rows} rows: ours {tokens / a:7.0f} tokens/s, "
+              f"transformers {tokens / b:7.0f} tokens/s, ratio {b / a:4.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
