@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def load(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load checks no checksum: a flipped bit would pass
+            if wrong := archive.testzip():
+                raise ValueError(f"checksum of {wrong}")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if missing := set(keys) - set(state):
             raise ValueError(f"no {', '.join(sorted(missing))} in it")

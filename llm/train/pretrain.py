@@ -28,6 +28,7 @@ from llm.params import to_dict
 from llm.tokenizer.base import Tokenizer, load_tokenizer
 from llm.train import checkpoint, telemetry
 from llm.train.loop import LoopParams, TrainingParams, TrainResult, train
+from llm.train.precision import MasterWeights
 
 STAGE = "pretrain"
 PROMPTS = ("Once upon a time", "The old woman said", "A: Hello, how are you?\nB:")
@@ -134,6 +135,8 @@ def pretrain(
         best="val_bpb",
         sample=sampler(model, inputs.tokenizer, seed),
     )
+    with MasterWeights(model, params.precision):  # as it was trained; the eval stage measures in float32
+        val_bpb = bits_per_byte(model, documents, seq_len=seq_len)
     tokens = loop.steps * params.batch_rows * seq_len
     metrics = {
         "params": model.num_params(),
@@ -143,7 +146,7 @@ def pretrain(
         "epochs": tokens / (packed.n_rows * seq_len),
         "loss": result.history[-1]["loss"],
         "best_step": result.best_step,
-        "val_bpb": bits_per_byte(model, documents, seq_len=seq_len),
+        "val_bpb": val_bpb,
     }
     return model, result, metrics
 

@@ -30,9 +30,8 @@ def activations(model: nn.Module, *, watch: bool = True) -> Iterator[dict[str, f
             sizes[f"act_rms/{name}"] = float(x.detach().float().square().mean().sqrt())
             return
 
-    blocks = [
-        (name, module) for name, module in model.named_modules() if name.split(".")[-2:-1] == ["blocks"]
-    ]
+    modules = model.named_modules() if watch else []
+    blocks = [(name, module) for name, module in modules if name.split(".")[-2:-1] == ["blocks"]]
     handles = [module.register_forward_hook(partial(record, name)) for name, module in blocks]
     try:
         yield sizes
