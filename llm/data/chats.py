@@ -10,8 +10,9 @@ from llm.data.document import Document
 
 # Whole words, lower case, inflections listed: a short list that a reader can check beats a long one.
 PROFANITY = re.compile(
-    r"\b(?:f+u+c+k\w*|motherf\w*|sh[i1]t\w*|bullshit\w*|bitch\w*|cunt\w*|asshole\w*|(?-i:dick)|dick(?:s|head\w*)|cock(?:s|sucker\w*)?"
-    r"|puss(?:y|ies)|bastard\w*|slut\w*|whore\w*|nigg\w*|fag(?:s|got\w*)?|retard\w*|porn\w*|horny|wtf|stfu)\b",
+    r"\b(?:f+u+c+k\w*|motherf\w*|sh[i1]t\w*|bullshit\w*|bitch\w*|cunt\w*|ass|asshole\w*|piss\w*|bastard\w*"
+    r"|(?-i:dick)|dick(?:s|head\w*)|cock(?:s|sucker\w*)?|puss(?:y|ies)|slut\w*|whore\w*|nigg\w*"
+    r"|fag(?:s|got\w*)?|retard\w*|sex(?:y|ual\w*)?|porn\w*|nudes?|rape[ds]?|rapist\w*|horny|wtf|stfu)\b",
     re.IGNORECASE,
 )
 

@@ -7,7 +7,7 @@ tell the story of a title (its opening), continue a paragraph, say how a story e
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, NamedTuple
 
 from llm.data.document import Document
@@ -76,20 +76,26 @@ def story_examples(stories: list[Document], params: StoryParams, rng: random.Ran
 
 
 def story_pairs(stories: list[Document], params: StoryParams, rng: random.Random) -> Iterator[Document]:
-    """Chosen: the true continuation. Rejected, in turn: a passage of another work; the same, sentences shuffled."""
+    """Chosen: the true continuation. Rejected, in turn: a passage of another work; the same, sentences shuffled.
+
+    The two kinds are drawn apart, so that neither holds the passages that the other one cannot use.
+    """
     steps = list(_steps(stories, params))
-    rng.shuffle(steps)
-    for index, step in enumerate(steps):
-        rejected = _shuffled(step.following, rng) if index % 2 else ""
-        rejected = rejected or _elsewhere(steps, step, rng)
-        if rejected:
-            prompt = rng.choice(CONTINUE).format(passage=step.passage)
-            data = {
-                "prompt": [{"role": "user", "content": prompt}],
-                "chosen": step.following,
-                "rejected": rejected,
-            }
-            yield _derived(step.story, f"pair-story/{step.story.id}/{step.number}", data)
+    other = ((step, _elsewhere(steps, step, rng), "other") for step in rng.sample(steps, len(steps)))
+    shuffled = ((step, _shuffled(step.following, rng), "shuffled") for step in rng.sample(steps, len(steps)))
+    streams = [filter(_has_rejected, other), filter(_has_rejected, shuffled)]
+    for step, rejected, name in (made for pair in zip_longest(*streams) for made in pair if made):
+        prompt = rng.choice(CONTINUE).format(passage=step.passage)
+        data = {
+            "prompt": [{"role": "user", "content": prompt}],
+            "chosen": step.following,
+            "rejected": rejected,
+        }
+        yield _derived(step.story, f"pair-story/{step.story.id}/{step.number}/{name}", data)
+
+
+def _has_rejected(made: tuple[Step, str, str]) -> bool:
+    return made[1] != ""
 
 
 def _steps(stories: list[Document], params: StoryParams) -> Iterator[Step]:

@@ -66,24 +66,25 @@ def test_answers_that_break_off_are_not_used() -> None:
 def test_pairs_put_the_true_continuation_against_another_tale_or_a_shuffled_one() -> None:
     stories = [story(name) for name in ("fox", "hen", "cat")]
     pairs = list(story_pairs(stories, PARAMS, rng()))
-    assert len({pair.id for pair in pairs}) == len(pairs) == 12
+    assert len({pair.id for pair in pairs}) == len(pairs) == 24
     shuffled = 0
-    for pair in pairs:
+    for index, pair in enumerate(pairs):
         name = pair.work.removeprefix("w-")
         chosen, rejected = pair.data["chosen"], pair.data["rejected"]
         assert f"of {name} " in chosen
         assert chosen != rejected
         if sorted(sentences(chosen)) == sorted(sentences(rejected)):
             shuffled += 1
+            assert index % 2 == 1  # in turn
         else:
             assert f"of {name} " not in rejected
         assert [message["role"] for message in pair.data["prompt"]] == ["user"]
-    assert shuffled == 6
+    assert shuffled == 12
 
 
 def test_a_tale_alone_is_only_set_against_its_own_shuffled_sentences() -> None:
     pairs = list(story_pairs([story("fox")], PARAMS, rng()))
-    assert len(pairs) == 2
+    assert len(pairs) == 4
     assert all(sorted(sentences(p.data["chosen"])) == sorted(sentences(p.data["rejected"])) for p in pairs)
 
 
