@@ -138,12 +138,19 @@ def chat(
 def report(
     out: Annotated[Path, typer.Option(help="The Markdown table.")] = Path("metrics/report.md"),
     html: Annotated[Path, typer.Option(help="The page.")] = Path("report/index.html"),
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Print the tables of the models as well.")
+    ] = False,
 ) -> None:
     """Write the report card again, as the last stage does."""
+    from llm.report.card import write_card
     from llm.report.collect import collect
-    from llm.report.write import write_report
+    from llm.report.markdown import summary as tables
 
-    write_report(collect(Path()), markdown=out, html=html)
+    found = collect(Path())
+    write_card(found, markdown=out, html=html)
+    if summary:
+        typer.echo(f"{tables(found)}\n")
     typer.echo(f"{out}\n{html}")
 
 

@@ -23,6 +23,7 @@ from typing import get_args
 
 import typer
 
+from llm import registry
 from llm.commands import catalogue
 from llm.runtime import atomic_file
 
@@ -154,9 +155,9 @@ def _stages(root: Path) -> str:
 def _families(root: Path) -> str:
     """Each kind links to its page; paths are relative to docs/, where the block stands."""
     rows = ["| family | kinds |", "|---|---|"]
-    for package in catalogue.families():
+    for package in registry.families():
         folder = "/".join(package.split(".")[1:])
-        kinds = ", ".join(f"[{kind}]({folder}/{kind}.md)" for kind in catalogue.kinds(package))
+        kinds = ", ".join(f"[{kind}]({folder}/{kind}.md)" for kind in registry.kinds(package))
         rows.append(f"| [{catalogue.short_name(package)}]({folder}/base.md) | {kinds} |")
     return "\n".join(rows)
 

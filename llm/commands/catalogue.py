@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def list_families() -> str:
     """One line for each family: its short name, how many kinds, what its base says it is."""
     rows = []
-    for package in families():
+    for package in registry.families():
         title = docstring(_file(package, "base")).split("\n")[0].partition(": ")[2]
-        rows.append((short_name(package), ", ".join(kinds(package)), title))
+        rows.append((short_name(package), ", ".join(registry.kinds(package)), title))
     return _table([("family", "kinds", "what"), *rows]) + "\n\nOne family with sources: llm list FAMILY"
 
 
@@ -23,7 +23,7 @@ def list_kinds(family: str) -> str:
     """One entry for each kind of a family: kind, file, first docstring line, source."""
     package = find_family(family)
     blocks = [f"{package}, chosen by `kind:` in params.yaml"]
-    for kind in kinds(package):
+    for kind in registry.kinds(package):
         file = _file(package, kind)
         text = docstring(file)
         lines = [
@@ -36,16 +36,6 @@ def list_kinds(family: str) -> str:
     return "\n\n".join(blocks)
 
 
-def families() -> list[str]:
-    """The families that have a kind; a `base.py` alone (llm/tokenizer/base.py) makes none."""
-    return [package for package in registry.families() if kinds(package)]
-
-
-def kinds(package: str) -> list[str]:
-    """The modules of a family that params.yaml can choose: those that define a `Config`."""
-    return [kind for kind in registry.kinds(package) if _defines(_file(package, kind), "Config")]
-
-
 def find_family(name: str) -> str:
     """The package of a family from any unique tail of its name: `mixers`, `nn.mixers`, `nn/mixers`."""
     packages = registry.families()
@@ -55,16 +45,16 @@ def find_family(name: str) -> str:
         return found[0]
     if found:
         raise ValueError(f"'{name}' could be any of {', '.join(short_name(package) for package in found)}")
-    short = [short_name(package) for package in families()]
+    short = [short_name(package) for package in packages]
     raise ValueError(f"no family '{name}'{_hint(name, short)}; families: {', '.join(short)}")
 
 
 def short_name(package: str) -> str:
     """`mixers` for `llm.nn.mixers`; as many parts as make it unique among the families."""
-    parts = package.split(".")
+    parts, packages = package.split("."), registry.families()
     for count in range(1, len(parts)):
         tail = parts[-count:]
-        if sum(other.split(".")[-count:] == tail for other in registry.families()) == 1:
+        if sum(other.split(".")[-count:] == tail for other in packages) == 1:
             return ".".join(tail)
     return package
 
@@ -104,11 +94,6 @@ def source_of(docstring: str) -> str:
 
 def _file(package: str, kind: str) -> Path:
     return ROOT.joinpath(*package.split("."), f"{kind}.py")
-
-
-def _defines(file: Path, name: str) -> bool:
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    return any(isinstance(node, ast.ClassDef) and node.name == name for node in body)
 
 
 def _hint(name: str, known: list[str]) -> str:
