@@ -6,7 +6,7 @@ kind of document, raw and clean; and what was dropped, by stage, reason and kind
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llm.data import analyze_plots
 from llm.data.document import Document, read_documents, require_documents
 from llm.data.funnel import n_bytes, read_dropped
+from llm.data.word_counts import coverage, ranked, type_token_ratio, zipf_fit
 from llm.data.words import words
 from llm.runtime import output_dir, progress, write_csv
 
@@ -93,7 +94,7 @@ def profiles(documents: Sequence[Document], label: str) -> dict[str, Profile]:
 def summary(profile: Profile, params: AnalyzeParams) -> dict[str, Any]:
     """The numbers of a profile."""
     n_words = sum(profile.counts.values())
-    slope, fit = zipf_fit(profile.counts, params.zipf_min_rank, params.zipf_max_rank)
+    line = zipf_fit(profile.counts, params.zipf_min_rank, params.zipf_max_rank)
     return {
         "docs": profile.docs,
         "bytes": profile.text_bytes,
@@ -103,49 +104,17 @@ def summary(profile: Profile, params: AnalyzeParams) -> dict[str, Any]:
         "words_seen_once_frac": sum(count == 1 for count in profile.counts.values())
         / max(1, len(profile.counts)),
         "compression_ratio": round(profile.text_bytes / max(1, profile.compressed_bytes), 2),
-        "zipf_slope": slope,
-        "zipf_r2": fit,
+        "zipf_slope": line.slope if line else None,
+        "zipf_r2": line.r2 if line else None,
         "doc_words": percentiles(profile.lengths) | {"mean": n_words / max(1, profile.docs)},
         "coverage": {str(size): coverage(profile.counts, size) for size in (100, 1000, 2000, 4000)},
-        "top_words": [list(pair) for pair in _ranked(profile.counts)[: params.top_words]],
+        "top_words": [list(pair) for pair in ranked(profile.counts)[: params.top_words]],
     }
 
 
 def percentiles(lengths: Sequence[int]) -> dict[str, float]:
     """Percentiles of document lengths, from shortest to longest."""
     return {f"p{p}": float(np.percentile(lengths, p)) for p in _PERCENTILES}
-
-
-def zipf_fit(counts: Counter[str], min_rank: int, max_rank: int) -> tuple[float | None, float | None]:
-    """Slope and R² of log count over log rank by least squares; None with fewer than three ranks."""
-    values = [count for _, count in _ranked(counts)][min_rank - 1 : max_rank]
-    if len(values) < 3:
-        return None, None
-    x = np.log(np.arange(min_rank, min_rank + len(values)))
-    y = np.log(np.array(values, dtype=np.float64))
-    x, y = x - x.mean(), y - y.mean()
-    slope = float(x @ y / (x @ x))
-    total = float(y @ y)
-    return slope, 1.0 - float(((y - slope * x) ** 2).sum()) / total if total else None
-
-
-def type_token_ratio(counts: Counter[str], sample: int) -> float:
-    """Distinct words expected among `sample` words drawn at random, for each word drawn.
-
-    A type that makes up c of N words is missed by n draws with probability about (1 - n/N)^c.
-    """
-    n_words = sum(counts.values())
-    sample = min(sample, n_words)
-    if sample == 0:
-        return 0.0
-    occurrences = np.array(sorted(counts.values()), dtype=np.float64)
-    return float((1.0 - (1.0 - sample / n_words) ** occurrences).sum()) / sample
-
-
-def coverage(counts: Counter[str], size: int) -> float:
-    """Share of all words that belong to the `size` most frequent ones."""
-    top = sum(count for _, count in counts.most_common(size))
-    return top / max(1, sum(counts.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +160,12 @@ def write_tables(
     )
     write_csv(
         folder / "zipf.csv",
-        ("corpus", "kind", "rank", "word", "count", "frequency"),
+        ("corpus", "kind", "rank", "word", "count", "fit"),
         (
-            (corpus, kind, rank, word, count, count / sum(profile.counts.values()))
+            (corpus, kind, *row)
             for corpus, kinds in corpora.items()
             for kind, profile in kinds.items()
-            for rank, word, count in _log_spaced(profile.counts)
+            for row in _zipf_rows(profile.counts, params)
         ),
     )
     groups = [(corpus, kind, p.lengths) for corpus, kinds in corpora.items() for kind, p in kinds.items()]
@@ -256,18 +225,18 @@ def _merge(parts: Sequence[Profile]) -> Profile:
     )
 
 
-def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
-    """Most frequent first, ties by spelling, so that the order never depends on the order of reading."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
-def _log_spaced(counts: Counter[str], points: int = 60) -> Iterable[tuple[int, str, int]]:
-    """(rank, word, count) at ranks evenly spaced on a logarithmic axis."""
-    ranked = _ranked(counts)
-    if not ranked:
-        return []
-    ranks = np.unique(np.round(np.geomspace(1, len(ranked), points)).astype(int))
-    return [(int(rank), *ranked[rank - 1]) for rank in ranks]
+def _zipf_rows(
+    counts: Counter[str], params: AnalyzeParams, points: int = 60
+) -> list[tuple[int, str, int, float | None]]:
+    """(rank, word, count, count of the fitted line where it was fitted) at evenly spaced log ranks."""
+    top_down = ranked(counts)
+    line = zipf_fit(counts, params.zipf_min_rank, params.zipf_max_rank)
+    ranks = np.unique(np.round(np.geomspace(1, max(1, len(top_down)), points)).astype(int)).tolist()
+    fitted = range(params.zipf_min_rank, params.zipf_max_rank + 1)
+    return [
+        (rank, *top_down[rank - 1], line.count(rank) if line and rank in fitted else None)
+        for rank in ranks[: len(top_down)]
+    ]
 
 
 def _nested(groups: Sequence[DroppedGroup]) -> dict[str, Any]:

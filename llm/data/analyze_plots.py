@@ -33,6 +33,9 @@ def _zipf(rows: list[dict[str, str]]) -> "Figure":
     for (corpus, kind), group in _groups(rows).items():
         x, y = _column(group, "rank"), _column(group, "count")
         axes[0].plot(x, y, _STYLES[corpus], color=_colour(rows, kind), label=f"{kind}, {corpus}")
+        line = [row for row in group if row["fit"]]
+        if line and (corpus, kind) == ("clean", "all"):
+            axes[0].plot(_column(line, "rank"), _column(line, "fit"), "r--", lw=1, label="fitted line")
     axes[0].set(xscale="log", yscale="log", xlabel="rank of the word", ylabel="occurrences")
     axes[0].set_title("Word frequency by rank (Zipf)")
     axes[0].legend(fontsize=8)

@@ -84,7 +84,7 @@ def deduplicate_set(source: Path, out: Path, dropped: Path, params: DedupParams)
     validation = list(read_documents(source / "validation.jsonl"))
     _require_unique_ids(train + validation, source)
     result = deduplicate(train, validation, params)
-    require_kept("dedup", result.kept, result.dropped, "look at the validation split or at params.yaml dedup")
+    require_kept("dedup", result.kept, result.dropped, "compare the train and validation files of the input")
     with output_dir(dropped) as folder:
         write_dropped(folder / "dropped.jsonl", result.dropped)
     with output_dir(out) as folder:

@@ -73,7 +73,7 @@ def filter_set(source: Path, out: Path, dropped: Path, params: FilterParams) -> 
     train = require_documents(source / "train.jsonl", "dedup left nothing; look at metrics/dedup.json")
     validation = list(read_documents(source / "validation.jsonl"))
     result = filter_documents(train, build_filters(params))
-    require_kept("filter", result.kept, result.dropped, "loosen its limits in params.yaml filter")
+    require_kept("filter", result.kept, result.dropped, "loosen its limits in params.yaml")
     with output_dir(dropped) as folder:
         write_dropped(folder / "dropped.jsonl", result.dropped)
     with output_dir(out) as folder:

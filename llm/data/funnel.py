@@ -94,12 +94,12 @@ def read_dropped(path: Path) -> list[tuple[Document, str]]:
         raise ValueError(f"{path}: not a list of dropped documents ({error}); delete it, dvc repro") from None
 
 
-def require_kept(stage: str, kept: list[Document], dropped: list[Dropped], advice: str) -> None:
-    """Raise ValueError when nothing is left, naming the reason that dropped most."""
+def require_kept(section: str, kept: list[Document], dropped: list[Dropped], advice: str) -> None:
+    """Raise ValueError when nothing is left, naming the slot of `section` and the reason that dropped most."""
     if kept:
         return
-    counts = Counter(drop.reason for drop in dropped)
-    reason, count = max(counts.items(), key=lambda item: (item[1], item[0]), default=("no input", 0))
+    counts = Counter((str(drop.facts.get("slot", "")), drop.reason) for drop in dropped)
+    (slot, reason), count = min(counts.items(), key=lambda item: (-item[1], item[0]))
     raise ValueError(
-        f"{stage}: no document is left of {len(dropped)}; '{reason}' dropped most ({count}); {advice}"
+        f"no document is left of {len(dropped)}; {section}.{slot} dropped most ({count} as '{reason}'); {advice}"
     )

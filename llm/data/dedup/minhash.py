@@ -25,6 +25,7 @@ _P = np.uint64(2**61 - 1)  # Mersenne prime: x mod p is shifts and additions
 _LOW_29, _LOW_32 = np.uint64(2**29 - 1), np.uint64(2**32 - 1)
 _EMPTY = np.uint32(2**32 - 1)  # the signature of a text without words, in every place
 _GROUP_SHINGLES = 8192  # documents are hashed together up to this many shingles: fits the cache
+_CACHE_WORDS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ class _WordHashes(dict[str, int]):
     """Word -> 64-bit hash, equal in every process and run; a cache that forgets when it has grown large."""
 
     def __missing__(self, word: str) -> int:
-        if len(self) >= 1 << 20:
+        if len(self) >= _CACHE_WORDS:
             self.clear()
         digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         value = self[word] = int.from_bytes(digest, "little")

@@ -79,7 +79,7 @@ class Html(Filter):
 def to_text(html: str) -> str:
     """The visible text of an HTML document; blocks end lines, cells are separated by tabs."""
     out = _Lines()
-    root = LexborHTMLParser(html).root
+    root = LexborHTMLParser(html.encode("utf-8", "replace")).root
     stack: list[tuple[LexborNode, bool]] = [(root, False)] if root is not None else []
     while stack:  # (node, whether its children are done): a loop, since pages may nest deeper than Python
         node, done = stack.pop()

@@ -45,7 +45,7 @@ class Config:
 
     min_words: int = 10
     max_words: int = 100_000
-    min_mean_word: float = 3.0
+    min_mean_word: float = 2.5
     max_mean_word: float = 10.0
     max_symbol_frac: float = 0.1
     max_bullet_lines_frac: float = 0.9
@@ -125,7 +125,7 @@ def share(items: list[str], test: Callable[[str], Any]) -> float:
 
 def duplicate_lines_frac(lines: list[str]) -> float:
     """Share of the lines that occurred before (3)."""
-    return 1 - len(set(lines)) / max(1, len(lines))
+    return (len(lines) - len(set(lines))) / max(1, len(lines))
 
 
 def common_ngram_chars_frac(found: list[str]) -> float:

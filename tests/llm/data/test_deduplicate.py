@@ -1,0 +1,162 @@
+"""Orchestration of de-duplication: keep-policy, validation, chains of slots, the files of the stage."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm.data.dedup import exact, minhash, none
+from llm.data.deduplicate import DedupParams, cluster_report, deduplicate, deduplicate_set
+from llm.data.document import Document, read_documents, write_documents
+from llm.data.funnel import read_dropped
+
+PARAMS = DedupParams(exact=exact.Config(), near=minhash.Config())
+WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in ("al", "en", "ir", "os", "um")]
+
+
+def text(seed: int) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=120))
+
+
+def document(name: str, text: str, kind: str = "tales") -> Document:
+    return Document(id=name, source="s", kind=kind, licence="l", work=name, text=text)
+
+
+def reasons(
+    train: list[Document], validation: list[Document], params: DedupParams = PARAMS
+) -> dict[str, Any]:
+    result = deduplicate(train, validation, params)
+    assert [d.id for d in train if d.id not in {drop.document.id for drop in result.dropped}] == [
+        d.id for d in result.kept
+    ]
+    return {
+        drop.document.id: (drop.reason, drop.facts["slot"], drop.facts["kept_id"]) for drop in result.dropped
+    }
+
+
+def test_the_longest_copy_stays_then_the_smallest_id() -> None:
+    train = [
+        document("c", text(1)),
+        document("b", text(1) + "  "),
+        document("a", text(1)),
+        document("d", text(2)),
+    ]
+    assert reasons(train, []) == {
+        "a": ("exact_duplicate", "exact", "b"),
+        "c": ("exact_duplicate", "exact", "b"),
+    }
+
+
+def test_near_copies_leave_with_their_own_reason() -> None:
+    train = [document("a", text(1)), document("b", text(1) + " and so on"), document("c", text(3))]
+    assert reasons(train, []) == {"a": ("near_duplicate", "near", "b")}
+
+
+def test_a_copy_of_a_validation_document_leaves_even_if_it_is_longer() -> None:
+    train = [document("t1", text(1)), document("t2", text(2) + " with a longer end"), document("t3", text(3))]
+    validation = [document("v1", text(1)), document("v2", text(2))]
+    assert reasons(train, validation) == {
+        "t1": ("in_validation", "exact", "v1"),
+        "t2": ("in_validation", "near", "v2"),
+    }
+
+
+def test_copies_inside_validation_drop_nothing() -> None:
+    validation = [document("v1", text(1)), document("v2", text(1)), document("v3", text(1) + " more words")]
+    result = deduplicate([document("t", text(9))], validation, PARAMS)
+    assert [kept.id for kept in result.kept] == ["t"]
+    assert result.dropped == []
+
+
+def test_a_train_copy_of_a_validation_copy_is_found_through_the_cluster() -> None:
+    validation = [document("v1", text(1)), document("v2", text(1))]
+    assert reasons([document("t", text(1))], validation) == {"t": ("in_validation", "exact", "v1")}
+
+
+def test_kept_id_names_the_document_that_stays_in_the_end() -> None:
+    train = [document("a", text(1)), document("b", text(1)), document("c", text(1) + " and a new end")]
+    assert reasons(train, []) == {
+        "a": ("near_duplicate", "near", "c"),
+        "b": ("exact_duplicate", "exact", "c"),
+    }
+
+
+def test_switched_off_slots_drop_nothing() -> None:
+    off = DedupParams(exact=none.Config(), near=none.Config())
+    train = [document("a", text(1)), document("b", text(1))]
+    assert reasons(train, [document("v", text(1))], off) == {}
+
+
+def test_near_alone_finds_exact_copies_too() -> None:
+    params = DedupParams(exact=none.Config(), near=minhash.Config())
+    assert reasons([document("a", text(1)), document("b", text(1))], [], params) == {
+        "b": ("near_duplicate", "near", "a")
+    }
+
+
+def test_clusters_are_reported_by_size() -> None:
+    train = [document(f"{seed}-{copy}", text(seed)) for seed in range(3) for copy in range(seed + 1)]
+    result = deduplicate(train, [], PARAMS)
+    assert result.slots["exact"] == {
+        "kind": "exact",
+        "clusters": {"count": 2, "docs": 5, "largest": 3, "sizes": {"2": 1, "3": 1}},
+    }
+    assert result.slots["near"]["kind"] == "minhash"
+    assert (result.slots["near"]["bands"], result.slots["near"]["rows"]) == (14, 9)
+    assert result.slots["near"]["clusters"]["count"] == 0
+
+
+def test_cluster_report_of_nothing() -> None:
+    import numpy as np
+
+    assert cluster_report(np.arange(3)) == {"count": 0, "docs": 0, "largest": 0, "sizes": {}}
+
+
+def write_set(folder: Path, train: list[Document], validation: list[Document]) -> None:
+    write_documents(folder / "train.jsonl", train)
+    write_documents(folder / "validation.jsonl", validation)
+
+
+def test_the_stage_writes_what_it_kept_and_what_it_dropped(tmp_path: Path) -> None:
+    train = [
+        document("a", text(1)),
+        document("b", text(1)),
+        document("c", text(2), "chat"),
+        document("d", text(3)),
+    ]
+    write_set(tmp_path / "raw", train, [document("v", text(3))])
+    odd_bytes = (tmp_path / "raw" / "validation.jsonl").read_bytes().replace(b'", "', b'",  "')
+    (tmp_path / "raw" / "validation.jsonl").write_bytes(odd_bytes)
+    report = deduplicate_set(tmp_path / "raw", tmp_path / "out", tmp_path / "gone", PARAMS)
+    assert [kept.id for kept in read_documents(tmp_path / "out" / "train.jsonl")] == ["a", "c"]
+    assert (tmp_path / "out" / "validation.jsonl").read_bytes() == odd_bytes
+    assert [(d.id, r) for d, r in read_dropped(tmp_path / "gone" / "dropped.jsonl")] == [
+        ("b", "exact_duplicate"),
+        ("d", "in_validation"),
+    ]
+    line = json.loads((tmp_path / "gone" / "dropped.jsonl").read_text("utf-8").splitlines()[0])
+    assert (line["kept_id"], line["kind"], line["text"]) == ("a", "tales", text(1))
+    assert report["train"]["reasons"]["exact_duplicate"]["docs"] == 1
+    assert (
+        report["train"]["in"]["docs"] == report["train"]["kept"]["docs"] + report["train"]["dropped"]["docs"]
+    )
+    assert report["train"]["edited_away_bytes"] == 0
+    assert report["validation"] == {"docs": 1, "bytes": len(text(3))}
+
+
+def test_an_emptied_corpus_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
+    write_set(tmp_path / "raw", [document("t", text(1))], [document("v", text(1))])
+    with pytest.raises(ValueError, match=r"left of 1; dedup\.exact dropped most \(1 as 'in_validation'\)"):
+        deduplicate_set(tmp_path / "raw", tmp_path / "out", tmp_path / "gone", PARAMS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    write_set(tmp_path / "raw", [], [])
+    with pytest.raises(ValueError, match=r"train\.jsonl: empty corpus"):
+        deduplicate_set(tmp_path / "raw", tmp_path / "out", tmp_path / "gone", PARAMS)
+    write_set(tmp_path / "raw", [document("same", text(1))], [document("same", text(2))])
+    with pytest.raises(ValueError, match=r"document id 'same' occurs 2 times"):
+        deduplicate_set(tmp_path / "raw", tmp_path / "out", tmp_path / "gone", PARAMS)

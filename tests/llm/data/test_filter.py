@@ -1,0 +1,151 @@
+"""Orchestration of filters: order of slots, edits, counts, the files of the stage."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from llm import registry
+from llm.data.document import Document, read_documents, write_documents
+from llm.data.filter import FilterParams, build_filters, filter_documents, filter_set
+from llm.data.filters import html, none, pii, quality, simplicity
+from llm.data.filters.base import Filter, Verdict, drop, keep
+from llm.data.funnel import read_dropped
+from llm.data.normalize import NormalizeParams
+
+OFF = none.Config()
+ALL_OFF = FilterParams(normalize=NormalizeParams(), markup=OFF, quality=OFF, simplicity=OFF, privacy=OFF)
+ON = FilterParams(
+    normalize=NormalizeParams(),
+    markup=html.Config(),
+    quality=quality.Config(),
+    simplicity=simplicity.Config(vocabulary=4000, min_share=0.5),
+    privacy=pii.Config(),
+)
+TALE = "The hen and the cat sat in the yard, and it was a warm day; they said nothing of it to the old dog."
+
+
+def document(name: str, text: str, kind: str = "tales") -> Document:
+    return Document(id=name, source="s", kind=kind, licence="l", work=name, text=text)
+
+
+@dataclass
+class Spy(Filter):
+    """Notes what it is shown; drops texts with a word, adds a letter to the others."""
+
+    forbidden: str
+    needs_fit = True
+
+    def __post_init__(self) -> None:
+        self.fitted: list[str] = []
+
+    def fit(self, documents: Iterable[Document]) -> None:
+        self.fitted = [document.text for document in documents]
+
+    def judge(self, document: Document) -> Verdict:
+        if self.forbidden in document.text:
+            return drop("forbidden", document.text, 1.0)
+        return keep(document.text + "!", edits={"shouted": 1})
+
+
+def test_slots_run_in_order_on_what_is_left_and_edited() -> None:
+    first, second = Spy("bad"), Spy("worse")
+    documents = [document("1", "bad"), document("2", "good"), document("3", "worse"), document("4", "fine")]
+    result = filter_documents(documents, {"one": first, "two": second})
+    assert first.fitted == ["bad", "good", "worse", "fine"]
+    assert second.fitted == ["good!", "worse!", "fine!"]
+    assert [kept.text for kept in result.kept] == ["good!!", "fine!!"]
+    assert [(d.document, d.reason, d.facts) for d in result.dropped] == [
+        (documents[0], "forbidden", {"slot": "one", "score": 1.0}),
+        (documents[2], "forbidden", {"slot": "two", "score": 1.0}),
+    ]
+    assert result.edits == {"one": {"shouted": 3}, "two": {"shouted": 2}}
+
+
+def test_a_document_left_empty_is_dropped_as_empty() -> None:
+    page = "<nav>" + "x" * 10 + "</nav><p></p><br>"
+    result = filter_documents(
+        [document("page", page), document("blank", "\u200b \n"), document("ok", "ok")],
+        {**build_filters(ALL_OFF), "markup": html.Html(html.Config(min_text_frac=0.0))},
+    )
+    assert [(d.document.text, d.reason, d.facts["slot"]) for d in result.dropped] == [
+        (page, "empty", "markup"),
+        ("\u200b \n", "empty", "normalize"),
+    ]
+
+
+def test_all_off_still_normalises_and_nothing_else() -> None:
+    documents = [document("1", "a\r\nb <b>x</b><br> x@y.org"), document("2", "fuck")]
+    result = filter_documents(documents, build_filters(ALL_OFF))
+    assert [kept.text for kept in result.kept] == ["a\nb <b>x</b><br> x@y.org", "fuck"]
+    assert result.edits["normalize"] == {"normalized": 1}
+    assert result.kept[1] is documents[1]
+
+
+def test_the_slots_are_the_fields_in_order() -> None:
+    assert list(build_filters(ON)) == ["normalize", "markup", "quality", "simplicity", "privacy"]
+    assert [type(f).__name__ for f in build_filters(ON).values()] == [
+        "Normalize",
+        "Html",
+        "Quality",
+        "Simplicity",
+        "Pii",
+    ]
+
+
+def test_every_kind_fits_every_slot() -> None:
+    for kind in registry.kinds("llm.data.filters"):
+        config = registry.module("llm.data.filters", kind).Config()
+        filters = build_filters(
+            FilterParams(
+                normalize=NormalizeParams(), markup=config, quality=OFF, simplicity=OFF, privacy=config
+            )
+        )
+        assert len(filter_documents([document("1", TALE)], filters).kept) == 1
+
+
+def write_set(folder: Path, train: list[Document], validation: list[Document]) -> None:
+    write_documents(folder / "train.jsonl", train)
+    write_documents(folder / "validation.jsonl", validation)
+
+
+def test_the_stage_on_a_small_corpus(tmp_path: Path) -> None:
+    train = [
+        document("tale", TALE),
+        document("page", f"<html><body><p>{TALE}</p></body></html>"),
+        document("mail", TALE + " Write to hen@yard.org."),
+        document("tiny", "hi"),
+        document("rude", "A: what a shit day it was in the yard\nB: and the cat said so too", "chat"),
+    ]
+    write_set(tmp_path / "in", train, [document("v", "raw\r\n<b>x</b> shit")])
+    before = (tmp_path / "in" / "validation.jsonl").read_bytes()
+    report = filter_set(tmp_path / "in", tmp_path / "out", tmp_path / "gone", ON)
+    kept = {one.id: one.text for one in read_documents(tmp_path / "out" / "train.jsonl")}
+    assert kept == {"tale": TALE, "page": TALE, "mail": TALE + " Write to <EMAIL>."}
+    assert (tmp_path / "out" / "validation.jsonl").read_bytes() == before
+    assert [(d.id, r) for d, r in read_dropped(tmp_path / "gone" / "dropped.jsonl")] == [
+        ("tiny", "too_short"),
+        ("rude", "swearing"),
+    ]
+    first = json.loads((tmp_path / "gone" / "dropped.jsonl").read_text("utf-8").splitlines()[0])
+    assert (first["slot"], first["score"], first["text"]) == ("quality", 1, "hi")
+    assert report["edits"]["markup"] == {"stripped": 1}
+    assert report["edits"]["privacy"] == {"email": 1}
+    assert report["train"]["kinds"]["chat"]["kept"]["docs"] == 0
+    assert report["train"]["edited_away_bytes"] == len("<html><body><p></p></body></html>") + len(
+        "hen@yard.org"
+    ) - len("<EMAIL>")
+
+
+def test_an_emptied_corpus_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
+    write_set(tmp_path / "in", [document("a", "hi"), document("b", "ho"), document("c", "\x00")], [])
+    with pytest.raises(ValueError, match=r"left of 3; filter\.quality dropped most \(2 as 'too_short'\)"):
+        filter_set(tmp_path / "in", tmp_path / "out", tmp_path / "gone", ON)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_missing_input_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.jsonl: no such file"):
+        filter_set(tmp_path / "in", tmp_path / "out", tmp_path / "gone", ON)
