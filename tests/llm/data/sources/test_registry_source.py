@@ -135,7 +135,7 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(
     ) as error:
         registry.fetch_wheels(registry.LOCK)
     assert "\n" not in str(error.value)
-    assert list((tmp_path / "work" / "wheels").iterdir()) == []
+    assert not any(path.is_file() for path in (tmp_path / "work").rglob("*"))
 
 
 def test_the_real_lock_pins_three_wheels_with_hashes() -> None:
