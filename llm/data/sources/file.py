@@ -1,6 +1,6 @@
 """file: the user's own text: jsonl, parquet and txt files, also compressed with gzip or zstd.
 
-jsonl, parquet   one document a row: a text column, or `messages` [{role, content}]; `work` and `title` optional
+jsonl, parquet   one document a row: a text column, or `messages` [{role, content}]; `work`, `title`, `kind` optional
 txt              one document a file, or one between two separator lines
 Paths            globs, relative to the repository root; ids tell file name and row, not the folder
 """
@@ -52,6 +52,7 @@ class Row(NamedTuple):
     value: Any
     work: str = ""
     title: str = ""
+    kind: str = ""
 
 
 class File(Source):
@@ -73,7 +74,7 @@ class File(Source):
                         row.value,
                         id=f"{file_number}-{path.name}/{number}",
                         source=path.name,
-                        kind=config.kind,
+                        kind=row.kind or config.kind,
                         licence=config.licence,
                         work=row.work,
                         title=row.title,
@@ -149,7 +150,8 @@ def _row(record: dict[str, Any], place: str, config: Config) -> Row:
     if column not in record:
         known = ", ".join(sorted(record)) or "none"
         raise ValueError(f"{place}: neither '{config.text_column}' nor 'messages' (columns: {known})")
-    return Row(place, record[column], str(record.get("work") or ""), str(record.get("title") or ""))
+    work, title, kind = (str(record.get(key) or "") for key in ("work", "title", "kind"))
+    return Row(place, record[column], work, title, kind)
 
 
 def _text_rows(path: Path, config: Config) -> Iterator[Row]:
