@@ -34,7 +34,7 @@ def bits_per_byte(
     *,
     seq_len: int,
     stride: int | None = None,
-    batch_rows: int = 32,
+    batch_rows: int = 8,
 ) -> dict[str, float]:
     """Bits per byte of every kind of document and of "all" together (3).
 
@@ -74,7 +74,7 @@ def score_documents(
     *,
     seq_len: int,
     stride: int | None = None,
-    batch_rows: int = 32,
+    batch_rows: int = 8,
     label: str | None = None,
 ) -> list[DocumentScore]:
     """Nats of each document, in the order given; `bits_per_byte` explains what is scored.

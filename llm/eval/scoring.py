@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llm.nn.model import Decoder
 from llm.runtime import progress
 
-_HEAD_CHUNK = 1024  # scored positions per head product: bounds the logits to 1024 x V numbers
+_HEAD_CHUNK = 256  # scored positions per head product: their logits stay in the cache, 256 x V numbers
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """logps: of each target, float64 nats, negative. ranks: tokens the model found likelier (0 = its first choice)."""
+    """logps: of each target, float64, in nats. first: is the target the model's first choice?"""
 
     logps: Tensor
-    ranks: Tensor
+    first: Tensor
 
 
 def score_rows(
@@ -82,11 +83,11 @@ def _score(rows: Sequence[Row], model: Decoder) -> list[Scores]:
         for h, t in zip(h_MD.split(_HEAD_CHUNK), targets_M.split(_HEAD_CHUNK), strict=True)
     ]
     counts = [row.n_scored for row in rows]
-    logps, ranks = (torch.cat(column).cpu().split(counts) for column in zip(*parts, strict=True))
-    return [Scores(a, b) for a, b in zip(logps, ranks, strict=True)]
+    logps, first = (torch.cat(column).cpu().split(counts) for column in zip(*parts, strict=True))
+    return [Scores(a, b) for a, b in zip(logps, first, strict=True)]
 
 
 def _compare(logits_MV: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
-    chosen_M1 = logits_MV.gather(1, targets_M[:, None])
-    logps_M = (chosen_M1[:, 0] - logits_MV.logsumexp(1)).double()
-    return logps_M, (logits_MV > chosen_M1).sum(1)
+    chosen_M = logits_MV.gather(1, targets_M[:, None])[:, 0]
+    logps_M = -F.cross_entropy(logits_MV, targets_M, reduction="none")
+    return logps_M.double(), chosen_M == logits_MV.amax(1)

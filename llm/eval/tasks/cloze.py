@@ -88,7 +88,7 @@ class LastWord(Task):
                 "context": example.context[-80:],
                 "word": example.word,
                 "scores": {
-                    "accuracy": float(int(score.ranks.max()) == 0),  # (1)
+                    "accuracy": float(score.first.all()),  # (1)
                     "nats": -float(score.logps.sum()),
                 },
             }

@@ -60,15 +60,23 @@ def logps(model, ids):
 # ---------------------------------------------------------------- scoring
 
 
-def test_scores_are_those_of_single_rows_and_ranks_count_likelier_tokens():
+def test_scores_are_those_of_single_rows():
     model = subject().model
     rows = [Row([0, 5, 6, 7, 8], 2), Row([0, 9], 1), Row([0, *range(10, 30)], 20)]
     for row, score in zip(rows, score_rows(model, rows, batch_tokens=25), strict=True):
         assert score.logps.tolist() == pytest.approx(logps(model, row.ids)[-row.n_scored :], abs=1e-5)
         with torch.no_grad():
-            logits = model(torch.tensor([row.ids]))[0]
-        t = len(row.ids) - 2
-        assert int(score.ranks[-1]) == int((logits[t] > logits[t, row.ids[-1]]).sum())
+            best = model(torch.tensor([row.ids]))[0].argmax(-1)[:-1]
+        assert score.first.tolist() == (best == torch.tensor(row.ids[1:]))[-row.n_scored :].tolist()
+
+
+def test_the_first_choice_is_recognised():
+    model, ids = subject().model, [0, 5, 6]
+    for _ in range(4):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    [score] = score_rows(model, [Row(ids, 5)], batch_tokens=99)
+    assert score.first.tolist() == [False, True, True, True, True]
 
 
 def test_batches_hold_like_lengths_and_no_more_than_asked():
