@@ -42,6 +42,11 @@ class SamplingParams:
                 f"repetition_penalty ({self.repetition_penalty}) must be positive; 1 switches it off"
             )
 
+    @property
+    def truncates(self) -> bool:
+        """Whether any token can be ruled out."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
 
 def sample(
     logits_BV: Tensor, params: SamplingParams, *, uniform_B: Tensor, seen_BV: Tensor | None = None
@@ -52,12 +57,14 @@ def sample(
     logps_B: log-probabilities before truncation, penalty and temperature applied (greedy: temperature 1).
     """
     scaled_BV = scale(logits_BV, params, seen_BV)
+    logps_BV = torch.log_softmax(scaled_BV, -1)
     if params.temperature == 0:
         tokens_B = scaled_BV.argmax(-1)
-    else:
+    elif params.truncates:
         tokens_B = draw(torch.softmax(truncate(scaled_BV, params), -1), uniform_B)
-    chosen_B = scaled_BV.gather(-1, tokens_B[:, None]).squeeze(-1)
-    return tokens_B, chosen_B - scaled_BV.logsumexp(-1)
+    else:
+        tokens_B = draw(logps_BV.exp(), uniform_B)
+    return tokens_B, logps_BV.gather(-1, tokens_B[:, None]).squeeze(-1)
 
 
 def transform(logits_BV: Tensor, params: SamplingParams, seen_BV: Tensor | None = None) -> Tensor:
