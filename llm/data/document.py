@@ -6,7 +6,7 @@ by whole works (a tale, a book, a conversation), in the download stage; no later
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def write_documents(path: Path, documents: Iterable[Document]) -> int:
     count = 0
     with atomic_file(path) as handle:
         for document in documents:
-            record = {key: value for key, value in asdict(document).items() if value not in ("", {})}
+            # vars, not asdict: nothing below changes the payload, and a deep copy of it is most of the time
+            record = {key: value for key, value in vars(document).items() if value not in ("", {})}
             handle.write(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n")
             count += 1
     return count
