@@ -1,7 +1,7 @@
 """Change one part of a tiny model and see what it does, in half a minute: the experiments of docs/nn.
 
     python benchmarks/ablate.py                                    the plain tiny model
-    python benchmarks/ablate.py position.kind=none mixer.qk_norm=true
+    python benchmarks/ablate.py position.kind=none mixer.qk_norm=true seed=1
 
 Two tasks, two layers of width 64, AdamW, one thread, float32:
   copy   12 to 23 different symbols in random order, again and again; accuracy from the second round on.
@@ -40,7 +40,7 @@ ROWS, COPY_STEPS, ZEN_STEPS, LR = 32, 400, 150, 3e-3
 
 
 def main() -> None:
-    model = yaml.safe_load(TINY)
+    model = yaml.safe_load(TINY) | {"seed": 0}
     for change in sys.argv[1:]:
         path, _, value = change.partition("=")
         *parents, key = path.split(".")
@@ -48,12 +48,13 @@ def main() -> None:
         for parent in parents:
             section = section[parent]
         section[key] = yaml.safe_load(value)
+    seed = model.pop("seed")
     config = from_dict(ModelConfig, model, "model")
-    print(f"{' '.join(sys.argv[1:]) or 'plain'}: copy {copy(config):.3f}, zen {zen(config):.3f}")
+    print(f"{' '.join(sys.argv[1:]) or 'plain'}: copy {copy(config, seed):.3f}, zen {zen(config, seed):.3f}")
 
 
-def copy(config: ModelConfig) -> float:
-    model = fit(config, SYMBOLS, copy_batches(), COPY_STEPS)
+def copy(config: ModelConfig, seed: int) -> float:
+    model = fit(config, SYMBOLS, copy_batches(), COPY_STEPS, seed)
     batch = next(copy_batches(seed=1))
     hits = model(batch.tokens_BT).argmax(-1) == batch.targets_BT
     return float(hits[batch.mask_BT].double().mean())
@@ -72,9 +73,9 @@ def copy_batches(seed: int = 0) -> Iterator[TokenBatch]:
         yield TokenBatch(row[:, :-1], row[:, 1:], mask)
 
 
-def zen(config: ModelConfig) -> float:
+def zen(config: ModelConfig, seed: int) -> float:
     text = zen_bytes()
-    model = fit(config, 256, zen_batches(text), ZEN_STEPS)
+    model = fit(config, 256, zen_batches(text), ZEN_STEPS, seed)
     windows = text.unfold(0, 65, 64)
     everything = TokenBatch(
         windows[:, :-1], windows[:, 1:], torch.ones_like(windows[:, 1:], dtype=torch.bool)
@@ -97,8 +98,10 @@ def zen_bytes() -> Tensor:
     return torch.tensor(list(codecs.decode(this.s, "rot13").encode()))
 
 
-def fit(config: ModelConfig, vocab_size: int, batches: Iterator[TokenBatch], steps: int) -> Decoder:
-    torch.manual_seed(0)
+def fit(
+    config: ModelConfig, vocab_size: int, batches: Iterator[TokenBatch], steps: int, seed: int
+) -> Decoder:
+    torch.manual_seed(seed)
     model = Decoder(config, vocab_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.0)
     for _step, batch in zip(range(steps), batches, strict=False):

@@ -86,24 +86,31 @@ def rerun_table(root: Path) -> str:
     stages = load_stages(root)
     every = [stage.name for stage in stages]
     keys = sorted({key for stage in stages for key in stage.params}, key=lambda key: _rank(stages, key))
-    rows = [(f"`{key}` in params.yaml", reruns(stages, key)) for key in keys]
-    rows += [(f"`{file}`", reruns(stages, file)) for file in SHOWN_FILES]
+    answers: dict[str, list[str]] = {}  # equal answers share a row
+    for key in keys:
+        answers.setdefault(_short(reruns(stages, key), every), []).append(f"`{key}`")
+    rows = [(", ".join(edits) + " in params.yaml", answer) for answer, edits in answers.items()]
+    rows += [(f"`{file}`", _short(reruns(stages, file), every)) for file in SHOWN_FILES]
     lines = ["| edit | stages that run |", "|---|---|"]
-    lines += [f"| {edit} | {_short(names, every)} |" for edit, names in rows]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"| {edit} | {answer} |" for edit, answer in rows)])
 
 
 def mermaid(root: Path) -> str:
-    """The pipeline as a Mermaid flow chart, the items of a `foreach` or `matrix` drawn as one box."""
+    """The pipeline as a Mermaid flow chart: one box for all items of a stage, no arrow that follows from others."""
     stages = load_stages(root)
-    edges = {
-        (_group(before.name), _group(after.name)): None
-        for after in stages
-        for before in stages
-        if _group(before.name) != _group(after.name) and _feeds(before, after)
+    names = list(dict.fromkeys(_group(stage.name) for stage in stages))
+    direct = {
+        name: {_group(s.name) for s in stages for b in stages if _group(b.name) == name and _feeds(b, s)}
+        - {name}
+        for name in names
     }
+    after: dict[str, set[str]] = {}
+    for name in reversed(names):  # pipeline order: what follows is known already
+        after[name] = direct[name].union(*(after[follower] for follower in direct[name]))
     lines = ["```mermaid", "flowchart LR"]
-    lines += [f"    {before} --> {after}" for before, after in edges]
+    for name in names:
+        implied = set().union(*(after[follower] for follower in direct[name]))
+        lines += [f"    {name} --> {follower}" for follower in names if follower in direct[name] - implied]
     return "\n".join([*lines, "```"])
 
 
@@ -117,18 +124,18 @@ def _rank(stages: list[Stage], key: str) -> tuple[int, str]:
 
 
 def _short(names: list[str], every: list[str]) -> str:
-    """`eval@base, eval@sft, …` becomes `eval` when all items of a stage are meant."""
+    """`eval` for all items of `eval@…`; `pack and all after it` for a whole tail of the pipeline."""
     if not names:
         return "none"
     if names == every:
         return "all"
-    out: list[str] = []
-    for name in names:
-        items = [other for other in every if _group(other) == _group(name)]
-        label = _group(name) if set(items) <= set(names) else name
-        if label not in out:
-            out.append(label)
-    return ", ".join(out)
+    groups = list(dict.fromkeys(_group(name) for name in every))
+    whole = [group for group in groups if {name for name in every if _group(name) == group} <= set(names)]
+    tail = groups[groups.index(_group(names[0])) :]
+    if whole == tail and len(tail) > 2:
+        return f"{tail[0]} and all after it"
+    labels = [_group(name) if _group(name) in whole else name for name in names]
+    return ", ".join(dict.fromkeys(labels))
 
 
 def _feeds(before: Stage, after: Stage) -> bool:

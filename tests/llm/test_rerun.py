@@ -1,6 +1,8 @@
 """rerun: which stages follow from an edit."""
 
-from llm.rerun import Stage, _short, in_order, reruns
+from pathlib import Path
+
+from llm.rerun import SHOWN_FILES, Stage, _short, in_order, mermaid, rerun_table, reruns
 
 
 def stage(name: str, *, params: str = "", deps: str = "", outs: str = "") -> Stage:
@@ -48,5 +50,23 @@ def test_all_items_of_a_stage_are_named_once() -> None:
     every = [s.name for s in in_order(PIPELINE)]
     assert _short(["eval@base", "eval@sft", "report"], every) == "eval, report"
     assert _short(["eval@sft", "report"], every) == "eval@sft, report"
+    assert (
+        _short(["pretrain", "eval@base", "sft", "eval@sft", "report"], every) == "pretrain and all after it"
+    )
     assert _short([], every) == "none"
     assert _short(every, every) == "all"
+
+
+def test_pictures_and_tables_of_the_real_pipeline() -> None:
+    """From dvc.yaml itself: the chain is there, arrows that follow from others are not, no row is missing."""
+    root = Path(__file__).resolve().parents[2]
+    picture = mermaid(root).splitlines()
+    assert "    tokenizer --> encode" in picture
+    assert "    pretrain --> sft" in picture
+    assert "    encode --> sft" not in picture  # encode feeds pack feeds pretrain
+    rows = rerun_table(root).splitlines()
+    [model] = [row for row in rows if "`model`" in row]
+    assert "pretrain and all after it" in model
+    assert "| `docs/guide.md` | none |" in rows
+    for file in SHOWN_FILES:
+        assert (root / file).exists()
