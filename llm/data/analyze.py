@@ -246,7 +246,7 @@ def _nested(groups: Sequence[DroppedGroup]) -> dict[str, Any]:
         out.setdefault(group.stage, {}).setdefault(group.reason, {})[group.kind] = {
             "docs": len(group.lengths),
             "bytes": group.text_bytes,
-            "doc_words": percentiles(group.lengths),
+            "median_words": float(np.median(group.lengths)),
         }
     return out
 

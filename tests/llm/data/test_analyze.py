@@ -71,7 +71,7 @@ def test_the_numbers_by_hand(report: dict[str, Any]) -> None:
     assert raw["tales"]["compression_ratio"] > clean["tales"]["compression_ratio"]
     assert report["validation"] == {"tales": {"docs": 1, "bytes": 4}}
     assert report["dropped"]["dedup"]["exact_duplicate"]["tales"]["docs"] == 1
-    assert report["dropped"]["filter"]["too_short"]["chat"]["doc_words"]["p50"] == 1
+    assert report["dropped"]["filter"]["too_short"]["chat"]["median_words"] == 1
 
 
 def test_the_tables(root: Path, report: dict[str, Any]) -> None:
