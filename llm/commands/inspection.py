@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def describe(name: str) -> str:
         ("context", f"{model.config.max_len} tokens"),
         ("on disk", f"{_size(folder):,} bytes, weights {_size(folder / 'model.safetensors'):,}"),
         ("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size} tokens, {tokenizer.hash[:12]}"),
-        ("quantization", ", ".join(f"{k} {v}" for k, v in quantization.items()) if quantization else "none"),
+        ("quantization", _quantization(quantization) if quantization else "none"),
     ]
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"{label.ljust(width)}  {value}" for label, value in rows)
@@ -84,6 +85,12 @@ def state_bytes(model: Decoder) -> tuple[float, float]:
     small, large = (sum(state.nbytes for state in model.init_state(1, n)) for n in (short, long))
     per_token = (large - small) / (long - short)
     return per_token, large - per_token * long
+
+
+def _quantization(described: dict[str, Any]) -> str:
+    """`gptq_int4, 4 bits, group_size 128, …`"""
+    settings = [f"{name} {value}" for name, value in described["config"].items()]
+    return ", ".join([described["kind"], f"{described['bits']} bits", *settings])
 
 
 def _size(path: Path) -> int:

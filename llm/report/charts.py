@@ -21,11 +21,13 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
         return ""
     xs, ys = [x for x, _ in finite], [y for _, y in finite]
     ticks = nice_ticks(min(ys), max(ys))
+    step = ticks[1] - ticks[0]
+    digits = next(d for d in range(13) if math.isclose(step, round(step, d), rel_tol=1e-6))
     low, high = min(ticks[0], min(ys)), max(ticks[-1], max(ys))
     to_x, to_y = _scale(min(xs), max(xs), LEFT, WIDTH - RIGHT), _scale(low, high, HEIGHT - BOTTOM, TOP)
     grid = "".join(
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{to_y(t):.1f}" y2="{to_y(t):.1f}"/>'
-        f'<text class="tick" x="{LEFT - 6}" y="{to_y(t) + 4:.1f}" text-anchor="end">{_tick(t)}</text>'
+        f'<text class="tick" x="{LEFT - 6}" y="{to_y(t) + 4:.1f}" text-anchor="end">{t:.{digits}f}</text>'
         for t in ticks
     )
     path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in finite)
@@ -106,7 +108,3 @@ def _scale(low: float, high: float, start: float, end: float) -> Callable[[float
     """A function from [low, high] to [start, end]."""
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
-
-
-def _tick(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 10_000 else short(value)

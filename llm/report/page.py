@@ -29,7 +29,7 @@ from llm.report.tables import (
 
 CURVE_TITLES = {
     "lr": "learning rate",
-    "lr_frac": "learning rate, fraction of the highest",
+    "lr_frac": "learning rate factor",
     "grad_norm": "gradient norm",
 }
 STAGES = (
@@ -172,7 +172,7 @@ def _curves(report: Report) -> str:
         names = [name for name in rows[0] if name != "step"]
         drawn = [
             charts.curve(
-                CURVE_TITLES.get(name, name.replace("_", " ")),
+                CURVE_TITLES.get(name, name.replace("val_", "held-out ").replace("_", " ")),
                 [(row["step"] or 0.0, value) for row in rows if (value := row.get(name)) is not None],
             )
             for name in names

@@ -91,6 +91,15 @@ def scored(score: Score | None) -> str:
     return decimal(score.value, digits) + (f" ± {decimal(score.se, digits)}" if score.se is not None else "")
 
 
+def signed(change: Any, error: Any, digits: int) -> str:
+    """+0.21 ± 0.05; a change that rounds to nothing has no sign."""
+    if change is None:
+        return NONE
+    value = round(change, digits) or 0.0
+    text = f"{value:+.{digits}f}" if value else f"{value:.{digits}f}"
+    return text + ("" if error is None else f" ± {error:.{digits}f}")
+
+
 def dig(value: Any, path: str) -> Any:
     """`dig(m, "size.bytes")`, None where a key is missing."""
     for key in path.split("."):
@@ -168,7 +177,7 @@ def quantized_table(report: Report) -> Table:
                 short(dig(found, "size.bytes"), "B"),
                 decimal(dig(found, "size.times_smaller"), 2),
                 f"{decimal(dig(found, 'bits_per_byte.all.before'))} → {decimal(dig(found, 'bits_per_byte.all.after'))}",
-                NONE if change is None else f"{change:+.2f}" + ("" if error is None else f" ± {error:.2f}"),
+                signed(change, error, 2),
                 decimal(dig(found, "layers.max_error")),
             ]
         )
@@ -226,7 +235,7 @@ def training_table(report: Report) -> Table:
             ["FLOPs per token, forward and backward", short(flops)],
             ["pretraining tokens", f"{short(tokens)} ({decimal(base.get('epochs'), 2)} epochs)"],
             ["pretraining FLOPs", short(total)],
-            ["pretraining, bits per byte of cleaned held-out text", decimal(dig(base, "val_bpb.all"))],
+            ["bits per byte of held-out text after pretraining", decimal(dig(base, "val_bpb.all"))],
         ]
     if sft := m.get("sft"):
         rows += [
@@ -250,9 +259,7 @@ def training_table(report: Report) -> Table:
 def _align_rows(align: dict[str, Any]) -> Iterator[list[str]]:
     for name, found in (dig(align, "held_out.all") or {}).items():
         if isinstance(found, dict):
-            gain = f"gain {found['gain']:+.3f}" + (
-                "" if found.get("gain_se") is None else f" ± {found['gain_se']:.3f}"
-            )
+            gain = f"gain {signed(found.get('gain'), found.get('gain_se'), 3)}"
             label = f"{align.get('method', 'align')}, held-out {name.replace('_', ' ')}"
             yield [label, f"{_before_after(found, 'before', 'after')} ({gain})"]
 

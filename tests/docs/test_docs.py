@@ -48,6 +48,14 @@ def test_no_page_is_an_empty_shell() -> None:
     assert short == []
 
 
+def test_no_page_has_a_gap_to_be_filled() -> None:
+    gaps = re.compile(r"@@|\bTODO\b|\bTBD\b|\bFIXME\b|\bXXX\b")
+    found = [
+        page.relative_to(ROOT).as_posix() for page in docs.pages(ROOT) if gaps.search(page.read_text("utf-8"))
+    ]
+    assert found == []
+
+
 def test_generated_blocks_are_in_sync() -> None:
     stale = [page.relative_to(ROOT).as_posix() for page in docs.update(ROOT, check=True)]
     assert stale == [], "run: llm docs"

@@ -36,6 +36,11 @@ def test_state_grows_by_keys_and_values(model_folder: Path) -> None:
     assert constant == 0
 
 
+def test_quantization_in_words() -> None:
+    described = {"kind": "gptq_int4", "bits": 4, "config": {"group_size": 128}}
+    assert inspection._quantization(described) == "gptq_int4, 4 bits, group_size 128"
+
+
 def test_description(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(model_folder.parent.parent)
     text = inspection.describe("tiny")

@@ -12,7 +12,7 @@ from llm.report.card import write_card
 from llm.report.collect import Report, chosen_methods, collect, read_curve
 from llm.report.markdown import summary, to_markdown
 from llm.report.page import clock, stage_order, to_html
-from llm.report.tables import Score, count, funnel_steps, model_rows, models_table, scored, short
+from llm.report.tables import Score, count, funnel_steps, model_rows, models_table, scored, short, signed
 
 
 def table_rows(markdown: str) -> dict[str, list[str]]:
@@ -231,6 +231,8 @@ def test_numbers_as_text() -> None:
     assert count(None) == "—"
     assert scored(None) == "—"
     assert scored(Score(value=12.3456, se=0.5, n=3)) == "12.35 ± 0.50"
+    assert signed(-0.001, 0.004, 2) == "0.00 ± 0.00"
+    assert signed(-0.21, None, 2) == "-0.21"
     assert clock(None) == "—"
     assert clock(59.94) == "59.9 s"
     assert clock(3725) == "62 min 05 s"
