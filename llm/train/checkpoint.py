@@ -49,8 +49,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
     try:
         with runtime.atomic_file(path, "wb") as handle:
             torch.save(state, handle)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a failed write into RuntimeError
-        reason = " ".join(str(error).split())[:200]
+    except (OSError, RuntimeError) as error:  # torch's writer hides a failed write behind a RuntimeError
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = " ".join(str(cause).split())[:200]
         kept = "the previous checkpoint is intact" if path.exists() else "there is no earlier checkpoint"
         raise OSError(
             f"{path}: could not be written ({reason}); free disk space and run again; {kept}"

@@ -48,7 +48,7 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # as if the disk were full after 20 kB
     try:
         with pytest.raises(
-            OSError, match="could not be written .*; the previous checkpoint is intact"
+            OSError, match="could not be written .*File too large.*; the previous checkpoint is intact"
         ) as error:
             checkpoint.save(path, state(2.0))
     finally:
