@@ -44,10 +44,11 @@ def update(root: Path, *, check: bool = False) -> list[Path]:
         ValueError: a block that is not closed or names what does not exist; one line for each page.
     """
     stale, problems = [], []
+    made: dict[str, str] = {}
     for page in pages(root):
         text = page.read_text(encoding="utf-8")
         try:
-            fresh = render(text, root)
+            fresh = render(text, root, made)
         except ValueError as error:
             problems.append(f"{page.relative_to(root)}: {error}")
             continue
@@ -61,8 +62,12 @@ def update(root: Path, *, check: bool = False) -> list[Path]:
     return stale
 
 
-def render(text: str, root: Path) -> str:
-    """`text` with the body of every block replaced. Markers inside code fences are left alone."""
+def render(text: str, root: Path, made: dict[str, str] | None = None) -> str:
+    """`text` with the body of every block replaced. Markers inside code fences are left alone.
+
+    made: blocks that were made for an earlier page, by kind; added to.
+    """
+    made = {} if made is None else made
     lines = text.splitlines(keepends=True)
     out: list[str] = []
     fence = ""
@@ -78,7 +83,7 @@ def render(text: str, root: Path) -> str:
             close = next((j for j in range(i, len(lines)) if lines[j].rstrip() == end), None)
             if close is None:
                 raise ValueError(f"line {i}: {line.strip()} is never closed; add a line {end}")
-            out.append(_body(match[1], match[2] or "", root))
+            out.append(_body(match[1], match[2] or "", root, made))
             i = close
     return "".join(out)
 
@@ -90,11 +95,13 @@ def _next_fence(current: str, found: str) -> str:
     return "" if found.startswith(current) else current
 
 
-def _body(kind: str, argument: str, root: Path) -> str:
+def _body(kind: str, argument: str, root: Path, made: dict[str, str]) -> str:
     if kind == "quote":
         file, _, name = argument.partition(" ")
         return f"```python\n{quote(root, file, name.strip())}\n```\n"
-    return _MAKERS[kind](root).rstrip() + "\n"
+    if kind not in made:
+        made[kind] = _MAKERS[kind](root).rstrip() + "\n"
+    return made[kind]
 
 
 # ---------------------------------------------------------------- quoted code

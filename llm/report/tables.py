@@ -154,9 +154,16 @@ def models_table(report: Report) -> Table:
         n = max(score.n for score in row.scores.values())
         label = ("· " if row.level else "") + row.label + (arrow[row.better] if not row.level else "")
         rows.append([label, count(n), *(scored(row.scores.get(model)) for model in MODELS)])
+    note = "Held-out examples, the same for every model; value ± standard error. ↑ higher is better, ↓ lower."
+    cut = {
+        task: dig(report.evals, f"{MODELS[0]}.{task}.n_cut_prompts")
+        for task in report.evals.get(MODELS[0], {})
+    }
+    if shortened := ", ".join(f"{task} {n}" for task, n in cut.items() if n):
+        note += f" Prompts that lost their beginning for lack of room: {shortened}."
     return Table(
         title="Models",
-        note="Held-out examples, the same for every model; value ± standard error. ↑ higher is better, ↓ lower.",
+        note=note,
         head=["metric", "examples", *MODELS],
         rows=rows,
     )

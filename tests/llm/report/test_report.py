@@ -6,13 +6,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from llm.cli import app
 from llm.report import charts
 from llm.report.card import write_card
 from llm.report.collect import Report, chosen_methods, collect, read_curve
 from llm.report.markdown import summary, to_markdown
 from llm.report.page import clock, stage_order, to_html
 from llm.report.tables import Score, count, funnel_steps, model_rows, models_table, scored, short, signed
+from stages.report import main as stage_main
 
 
 def table_rows(markdown: str) -> dict[str, list[str]]:
@@ -55,6 +58,24 @@ def test_quantized_only_what_params_ask_for(tree: Path) -> None:
     rows = table_rows(to_markdown(report))
     assert rows["rtn_int8"] == ["8.25", "4.33 MB", "3.88", "1.475 → 1.478", "+0.21 ± 0.05", "0.080"]
     assert "removed" not in rows
+
+
+def test_shortened_prompts_are_told(tree: Path) -> None:
+    assert "Prompts that lost their beginning for lack of room: cloze 3." in to_markdown(collect(tree))
+
+
+def test_stage_and_command_write_the_same_two_files(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr("sys.argv", ["report", "--out", "metrics/report.md", "--html", "report/index.html"])
+    stage_main()
+    first = [(tree / name).read_bytes() for name in ("metrics/report.md", "report/index.html")]
+    result = CliRunner().invoke(app, ["report", "--summary"])
+    assert result.exit_code == 0
+    assert [(tree / name).read_bytes() for name in ("metrics/report.md", "report/index.html")] == first
+    assert result.stdout.startswith("## Models\n")
+    assert result.stdout.endswith("metrics/report.md\nreport/index.html\n")
 
 
 def test_funnel_adds_up(tree: Path) -> None:
