@@ -59,7 +59,7 @@ class RoundToNearestInt4(Quantizer):
 
 def prepare(model: Decoder, quantization: dict[str, Any]) -> None:
     """Replace the layers of `model` by the empty ones its stored weights fit into."""
-    config = from_dict(Config, quantization["config"], "config.json.quantization.config")
+    config = from_dict(Config, quantization.get("config", {}), "config.json.quantization.config")
     empty_layers(model, bits=RoundToNearestInt4.bits, group_size=config.group_size)
 
 
