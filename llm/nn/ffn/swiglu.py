@@ -32,6 +32,7 @@ class SwiGLU(FFN):
     def __init__(self, config: Config, *, d_model: int) -> None:
         super().__init__()
         self.w_gate_up = nn.Linear(d_model, 2 * config.d_ff, bias=False)
+        self.w_gate_up.weight.parts = (config.d_ff, config.d_ff)  # type: ignore[attr-defined]  # for Muon
         self.w_down = nn.Linear(config.d_ff, d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> FFNOutput:

@@ -79,9 +79,10 @@ class GroupedQueryAttention(Mixer[KVState]):
             raise ValueError(
                 f"model.mixer: d_model ({d_model}) must be a multiple of n_heads ({config.n_heads})"
             )
-        width = (self.n_heads + 2 * self.n_kv_heads) * self.d_head
-        self.w_qkv = nn.Linear(d_model, width, bias=False)
-        self.w_o = nn.Linear(self.n_heads * self.d_head, d_model, bias=False)
+        rows_q, rows_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+        self.w_qkv = nn.Linear(d_model, rows_q + 2 * rows_kv, bias=False)
+        self.w_qkv.weight.parts = (rows_q, rows_kv, rows_kv)  # type: ignore[attr-defined]  # for Muon
+        self.w_o = nn.Linear(rows_q, d_model, bias=False)
         self.q_norm = registry.build(norm, self.d_head) if config.qk_norm else nn.Identity()
         self.k_norm = registry.build(norm, self.d_head) if config.qk_norm else nn.Identity()
 
