@@ -86,9 +86,7 @@ class PolicyMethod(Method):
         self.prompts = read_prompts(data.prompts / "train", data.tokenizer, config.kinds)
         held_out = read_prompts(data.prompts / "validation", data.tokenizer, config.kinds)
         self.held_out = [held_out[i] for i in spread(len(held_out), config.eval_prompts)]
-        self.reference = copy.deepcopy(policy).eval().requires_grad_(False)
-        if config.precision == "bf16":  # as the policy computes, so that equal weights mean no distance
-            self.reference.bfloat16()
+        self._references = {policy.embedding.weight.dtype: copy.deepcopy(policy).eval().requires_grad_(False)}
         self._rollouts: tuple[int, list[Rollout]] = (-1, [])
 
     @abstractmethod
@@ -102,6 +100,15 @@ class PolicyMethod(Method):
     @abstractmethod
     def clipped(self, logp_BT: Tensor, old_BT: Tensor, advantage_B1: Tensor) -> Tensor:
         """True for tokens whose gradient the loss has cut off, [B, T]."""
+
+    @property
+    def reference(self) -> Decoder:
+        """The policy as it was, in the precision it computes in now: equal weights then mean no distance."""
+        dtype = self.policy.embedding.weight.dtype
+        if dtype not in self._references:
+            first = next(iter(self._references.values()))
+            self._references[dtype] = copy.deepcopy(first).to(dtype)
+        return self._references[dtype]
 
     # ---------------------------------------------------------------- what a step trains on
 

@@ -125,6 +125,16 @@ def test_batches_hold_whole_groups_and_count_before_the_loss(
     assert method.rollouts(0) != method.rollouts(1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_distance_before_the_first_step(world: Any, work: Path, dtype: torch.dtype) -> None:
+    method = _method(world, work)
+    method.policy.to(dtype)
+    assert (method.examples().values["kl"] == 0).all()
+    method.policy.to(torch.float32)
+    method.policy.head.weight.data[:40] += 0.5
+    assert (method.examples().values["kl"] != 0).any()
+
+
 def test_sampler_and_learner_agree_on_log_probabilities(world: Any, work: Path) -> None:
     """On fresh samples every ratio is 1, nothing is clipped, and the reference is where the policy is."""
     method = _method(world, work, temperature=0.7)
