@@ -36,7 +36,9 @@ def train(kind: str, folder: Path, texts: list[str] | None = None) -> Tokenizer:
 
 
 @pytest.fixture(scope="module", params=registry.kinds(FAMILY))
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Path]:
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tokenizer, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     return train(request.param, folder), folder
 
@@ -56,7 +58,11 @@ def test_config_asks_for_a_size_and_special_tokens() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.one_of(st.text(), st.lists(st.sampled_from([*CORPUS, *MARKUP.split("|"), MARKUP, " "])).map("".join)))
+@given(
+    text=st.one_of(
+        st.text(), st.lists(st.sampled_from([*CORPUS, *MARKUP.split("|"), MARKUP, " "])).map("".join)
+    )
+)
 def test_decode_inverts_encode(trained: tuple[Tokenizer, Path], text: str) -> None:
     tokenizer, _ = trained
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -115,7 +121,12 @@ def test_equal_corpora_give_equal_bytes_in_every_process(tmp_path: Path) -> None
     )
     outputs = []
     for seed, threads in (("1", "1"), ("2", "2")):
-        env = {**os.environ, "PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
+        env = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "RAYON_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "true",
+        }
         command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / seed)]
         outputs.append(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
     assert outputs[0] == outputs[1]
