@@ -131,6 +131,7 @@ def set_up_torch(seed: int) -> None:
     if threads:
         torch.set_num_threads(int(threads))
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # every output is written whole by its maker
 
 
 def _keep_freed_memory() -> None:

@@ -18,7 +18,10 @@ def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
-def test_matmul_attention_is_the_naive_form_and_its_gradients():
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_matmul_attention_is_the_naive_form_and_its_gradients(monkeypatch, blocks):
+    monkeypatch.setattr(attention, "BLOCKS", blocks)
+    monkeypatch.setattr(attention, "MIN_CUT_LEN", 1)
     torch.manual_seed(0)
     q, k, v = randn(2, 6, 7, 4), randn(2, 3, 7, 4), randn(2, 3, 7, 4)
     mask = full_mask(q, None, None)
