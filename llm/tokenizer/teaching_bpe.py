@@ -68,7 +68,7 @@ def train(
         if pairs[pair] < min_frequency:
             break
         token = tokens[pair[0]] + tokens[pair[1]]
-        if token not in ids:  # another pair may have spelled the same string already
+        if token not in ids:  # a string that is a token already keeps its id
             ids[token] = len(tokens)
             tokens.append(token)
         merges[pair] = ids[token]

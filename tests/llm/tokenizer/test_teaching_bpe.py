@@ -2,8 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers, trainers
 
 from llm.tokenizer import teaching_bpe as teaching
 from llm.tokenizer.algorithms import bpe
@@ -107,3 +109,19 @@ def test_damaged_bytes_become_the_replacement_character() -> None:
     vocabulary = teaching.train(["x"], vocab_size=256, min_frequency=1, special_tokens=())
     ids = teaching.encode("鸭", vocabulary)
     assert teaching.decode(ids[:2], vocabulary) == "\ufffd"
+
+
+def test_a_string_that_is_already_a_token_keeps_its_id() -> None:
+    # Only a name that text can spell gets there (llm/tokenizer/special.py refuses such names): " the" is a new token,
+    # "the" at the start of a text is the token that was there before.
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=260, special_tokens=["the"], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(["the the the"], trainer)
+    own = teaching.train(["the the the"], vocab_size=260, min_frequency=1, special_tokens=["the"])
+    assert own.ids == backend.get_vocab()
+    assert 0 in own.merges.values()
+    assert len(own.tokens) == len(set(own.tokens))
