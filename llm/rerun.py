@@ -37,7 +37,9 @@ def load_stages(root: Path) -> list[Stage]:
         with Repo(str(root)) as repo:
             found = [
                 Stage(
-                    name=stage.addressing,
+                    name=stage.addressing.rpartition(":")[
+                        2
+                    ],  # elsewhere than in the root DVC puts the path before it
                     params=tuple(
                         key for dep in stage.deps if isinstance(dep, ParamsDependency) for key in dep.params
                     ),

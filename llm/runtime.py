@@ -131,7 +131,8 @@ def set_up_torch(seed: int) -> None:
     if threads:
         torch.set_num_threads(int(threads))
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # every output is written whole by its maker
+    # No filling of fresh memory with NaN: what makes a tensor here writes all of it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _keep_freed_memory() -> None:
@@ -170,7 +171,10 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterat
     from tqdm import tqdm
 
     seconds = 0.2 if sys.stderr.isatty() else 15.0
-    return iter(tqdm(items, desc=label, total=total, mininterval=seconds, leave=False, dynamic_ncols=True))
+    bar = tqdm(
+        items, desc=label, total=total, mininterval=seconds, delay=1.0, leave=False, dynamic_ncols=True
+    )
+    return iter(bar)
 
 
 def record_facts(**facts: float | int | str) -> None:
