@@ -10,7 +10,7 @@ import statistics
 import time
 
 import torch
-from train_speed import F, G, L, MODEL, N, D, V
+from train_speed import MODEL, D, F, G, L, N, V
 
 from llm.infer.generate import generate
 from llm.infer.sampling import SamplingParams
@@ -60,7 +60,7 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - t0)
         a, b = (statistics.median(seconds[name]) for name in ("ours", "transformers"))
         tokens = args.rows * args.new
-        print(f"{str(dtype):15s} {args.rows} rows: ours {tokens / a:7.0f} tokens/s, "
+        print(f"{dtype!s:15s} {args.rows} rows: ours {tokens / a:7.0f} tokens/s, "
               f"transformers {tokens / b:7.0f} tokens/s, ratio {b / a:4.2f}")  # fmt: skip
 
 

@@ -36,7 +36,9 @@ def ours(tokens: Tensor, optimizer: dict) -> Callable[[], None]:
     """One step of this project's training path."""
     model = Decoder(from_dict(ModelConfig, MODEL, "model"), V)
     weights = MasterWeights(model, "bf16")
-    optimizers = build_optimizers(split(model), weights.masters, from_dict(OptimizerParams, optimizer, "optimizer"))
+    optimizers = build_optimizers(
+        split(model), weights.masters, from_dict(OptimizerParams, optimizer, "optimizer")
+    )
     mask = torch.ones(B, T, dtype=torch.bool)
     batch = TokenBatch(tokens[:, :-1], tokens[:, 1:], mask, torch.ones(B, T, dtype=torch.long))
 
@@ -82,7 +84,8 @@ def matrix_products() -> Callable[[], None]:
     M, H = B * T, D // N
     shapes = [(D, (N + 2 * G) * H), (D, D), (D, 2 * F), (F, D)] * L + [(D, V)]
     made = [
-        (torch.randn(M, i).bfloat16(), torch.randn(o, i).bfloat16(), torch.randn(M, o).bfloat16()) for i, o in shapes
+        (torch.randn(M, i).bfloat16(), torch.randn(o, i).bfloat16(), torch.randn(M, o).bfloat16())
+        for i, o in shapes
     ]
     q = torch.randn(B * N, T, H).bfloat16()
     p = torch.randn(B * N, T, T).bfloat16()

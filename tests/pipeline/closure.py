@@ -43,7 +43,9 @@ def imports(name: str) -> frozenset[str]:
             assert node.level == 0, f"{name}: relative import"
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return frozenset(
-        n for n in found if n.split(".")[0] in ("llm", "stages") and module_file(n) and module_file(n).name != "__init__.py"
+        n
+        for n in found
+        if n.split(".")[0] in ("llm", "stages") and module_file(n) and module_file(n).name != "__init__.py"
     )
 
 

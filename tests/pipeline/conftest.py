@@ -35,7 +35,9 @@ class Checkout:
             command, cwd=self.path, env={**self.env, **env}, text=True, timeout=timeout,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        assert code is None or done.returncode == code, f"{command} -> {done.returncode}\n{done.stdout[-4000:]}"
+        assert code is None or done.returncode == code, (
+            f"{command} -> {done.returncode}\n{done.stdout[-4000:]}"
+        )
         return done.stdout
 
     def ran(self, output: str) -> set[str]:

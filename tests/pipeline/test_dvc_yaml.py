@@ -12,6 +12,7 @@ from dvc.repo import Repo
 from llm import registry
 from llm.compress.quantize import load_method
 from llm.params import load_params, read_yaml
+import itertools
 
 ROOT = closure.ROOT
 PRESETS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
@@ -36,7 +37,9 @@ def test_stages_stand_in_pipeline_order_and_each_has_its_script():
 @pytest.mark.parametrize("stage", closure.STAGES)
 def test_code_deps_are_what_the_stage_imports_for_the_chosen_kinds(stage):
     templates, files = closure.stage_deps(stage, read_yaml(ROOT / "params.yaml"))
-    declared = {dep for dep in body(stage)["deps"] if dep.startswith(("llm/", "stages/")) and dep.endswith(".py")}
+    declared = {
+        dep for dep in body(stage)["deps"] if dep.startswith(("llm/", "stages/")) and dep.endswith(".py")
+    }
     hint = f"run: python tests/pipeline/closure.py {stage}"
     assert declared == templates | files, hint
 
@@ -44,7 +47,9 @@ def test_code_deps_are_what_the_stage_imports_for_the_chosen_kinds(stage):
 @pytest.mark.parametrize("stage", closure.STAGES)
 def test_params_listed_are_the_sections_the_script_reads(stage):
     script = importlib.import_module(f"stages.{stage}")
-    fields = {field.name for field in dataclasses.fields(script.Params)} if hasattr(script, "Params") else set()
+    fields = (
+        {field.name for field in dataclasses.fields(script.Params)} if hasattr(script, "Params") else set()
+    )
     listed = {key.split(".")[0] for key in body(stage).get("params", [])}
     assert listed == fields
 
@@ -78,7 +83,7 @@ def test_params_yaml_keeps_block_style():
     """`dvc exp run -S` rewrites flow style, which would show as a diff nobody made."""
     for path in [ROOT / "params.yaml", *(ROOT / "configs").glob("*.yaml")]:
         events = list(yaml.parse(path.read_text()))
-        for event, following in zip(events, events[1:], strict=False):
+        for event, following in itertools.pairwise(events):
             if getattr(event, "flow_style", False) and "Start" in type(event).__name__:
                 empty = isinstance(following, (yaml.MappingEndEvent, yaml.SequenceEndEvent))
                 assert empty, f"{path}:{event.start_mark.line + 1}"

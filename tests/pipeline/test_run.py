@@ -23,7 +23,15 @@ BEFORE_PRETRAIN = {
     "download", "dedup", "filter", "analyze", "tokenizer", "encode@pretrain", "encode@sft", "encode@preference",
     "encode@prompts", "pack@pretrain", "pack@sft",
 }  # fmt: skip
-AFTER_SFT = {"reward", "align", "eval@sft", "eval@aligned", "quantize@rtn_int8", "quantize@gptq_int4", "report"}
+AFTER_SFT = {
+    "reward",
+    "align",
+    "eval@sft",
+    "eval@aligned",
+    "quantize@rtn_int8",
+    "quantize@gptq_int4",
+    "report",
+}
 ALL = BEFORE_PRETRAIN | {"pretrain", "sft", "eval@base"} | AFTER_SFT
 
 
@@ -72,7 +80,9 @@ def numbers(value):
 
 def test_the_models_speak(pipeline):
     for model in ("base", "sft", "aligned", "quantized/gptq_int4"):
-        text = pipeline.run("llm", "generate", f"models/{model}", "--prompt", "Once upon", "--max-new-tokens", "8")
+        text = pipeline.run(
+            "llm", "generate", f"models/{model}", "--prompt", "Once upon", "--max-new-tokens", "8"
+        )
         assert text.strip(), model
     assert "parameters" in pipeline.run("llm", "inspect", "models/aligned").lower()
     assert (pipeline.path / "report" / "index.html").stat().st_size > 10_000
@@ -85,7 +95,11 @@ def test_the_models_speak(pipeline):
         ("pretrain.optimizer.rest.lr", "0.005", {"pretrain", "sft", "eval@base"} | AFTER_SFT),
         ("sft.steps", "7", {"sft"} | AFTER_SFT),
         ("reward.steps", "3", {"reward", "report"}),
-        ("align.dpo.beta", "0.2", {"align", "eval@aligned", "quantize@rtn_int8", "quantize@gptq_int4", "report"}),
+        (
+            "align.dpo.beta",
+            "0.2",
+            {"align", "eval@aligned", "quantize@rtn_int8", "quantize@gptq_int4", "report"},
+        ),
         ("align.grpo.kl_beta", "0.2", set()),
         ("eval.rules.max_new_tokens", "9", {"eval@base", "eval@sft", "eval@aligned", "report"}),
         ("analyze.top_words", "10", {"analyze", "report"}),
@@ -116,7 +130,10 @@ def test_only_the_chosen_variant_counts(pipeline):
         unchosen.write_text(texts[unchosen] + "\n# edited\n")
         assert pipeline.ran(pipeline.run("dvc", "repro", "--dry", "--force-downstream")) == set()
         chosen.write_text(texts[chosen] + "\n# edited\n")
-        assert pipeline.ran(pipeline.run("dvc", "repro", "--dry", "--force-downstream")) == {"pretrain", "sft", "eval@base"} | AFTER_SFT
+        assert (
+            pipeline.ran(pipeline.run("dvc", "repro", "--dry", "--force-downstream"))
+            == {"pretrain", "sft", "eval@base"} | AFTER_SFT
+        )
     finally:
         new.unlink()
         for path, text in texts.items():
@@ -188,7 +205,11 @@ def trainers(checkout: Checkout) -> list[int]:
     for proc in Path("/proc").iterdir():
         try:
             words = (proc / "cmdline").read_bytes().split(b"\0")
-            if proc.name.isdigit() and b"stages.pretrain" in words and os.readlink(proc / "cwd") == str(checkout.path):
+            if (
+                proc.name.isdigit()
+                and b"stages.pretrain" in words
+                and os.readlink(proc / "cwd") == str(checkout.path)
+            ):
                 found.append(int(proc.name))
         except OSError:
             continue

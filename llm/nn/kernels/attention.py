@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.nn.position.base import Position
+import itertools
 
 MATMUL_MAX_LEN = 1024  # beyond this the T x T matrix costs more memory traffic than it saves
 BLOCKS, MIN_CUT_LEN = 4, 128
@@ -93,7 +94,9 @@ class MatmulAttention(torch.autograd.Function):
         d_q = k.new_empty(B, N, T, H)
         d_k, d_v = torch.empty_like(k), torch.empty_like(v)
         # from the last range to the first: the last one writes every key's gradient, the others add to theirs
-        for (begin, end), q, probs in reversed(list(zip(query_ranges(T), saved[::2], saved[1::2], strict=True))):
+        for (begin, end), q, probs in reversed(
+            list(zip(query_ranges(T), saved[::2], saved[1::2], strict=True))
+        ):
             d_out = grads[0][:, :, begin:end].reshape(B * G, -1, H)
             _accumulate(d_v, end == T, torch.bmm(probs.mT, d_out))  # (4)
             d_probs = torch.bmm(d_out, v[:, :end].mT)
@@ -111,7 +114,7 @@ def query_ranges(T: int) -> list[tuple[int, int]]:
     if T < MIN_CUT_LEN:
         return [(0, T)]
     cuts = [T * i // BLOCKS for i in range(BLOCKS + 1)]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(itertools.pairwise(cuts))
 
 
 def _accumulate(total: Tensor, first: bool, part: Tensor) -> None:
