@@ -1,7 +1,8 @@
 """groups: which optimizer steps which parameter; every trainable one exactly once.
 
 matrices   2-D weights inside `blocks`: the hidden layers
-rest       embedding tables, head, gains, biases and whatever else is trainable
+tables     embedding tables (and a head tied to one); part of `rest` unless given an optimizer of their own
+rest       head, gains, biases and whatever else is trainable
 """
 
 from collections.abc import Mapping
@@ -17,10 +18,13 @@ from llm.params import Family
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerParams:
-    """matrices: for the 2-D weights of the blocks; rest: for all others. decay_embeddings: also decay tables."""
+    """matrices: for the 2-D weights of the blocks; rest: for all others; tables: for embedding tables, where a
+    row moves only when its token comes up and so bears a larger rate (null: as the rest). decay_embeddings:
+    also decay tables."""
 
     matrices: Annotated[Any, Family("llm.optim")]
     rest: Annotated[Any, Family("llm.optim")]
+    tables: Annotated[Any, Family("llm.optim")] | None = None
     decay_embeddings: bool = False
 
 
@@ -54,8 +58,10 @@ def build_optimizers(
 ) -> list[Optimizer]:
     """One optimizer for each non-empty group. params: the numbers to step, by name (masters or the weights)."""
     undecayed = () if config.decay_embeddings else [params[name] for name in groups.tables]
+    apart = groups.tables if config.tables is not None else ()
+    rest = tuple(name for name in groups.rest if name not in apart)
     optimizers = []
-    for variant, names in ((config.matrices, groups.matrices), (config.rest, groups.rest)):
+    for variant, names in ((config.matrices, groups.matrices), (config.tables, apart), (config.rest, rest)):
         if names:
             optimizers.append(registry.build(variant, [params[name] for name in names], undecayed=undecayed))
     if not optimizers:

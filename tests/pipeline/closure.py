@@ -66,6 +66,9 @@ def slots(cls: type, prefix: str) -> dict[str, tuple[str, bool]]:
     found: dict[str, tuple[str, bool]] = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
         path = f"{prefix}.{name}" if prefix else name
+        options = [option for option in get_args(hint) if get_origin(option) is Annotated]
+        if options and get_origin(hint) is not Annotated:
+            [hint] = options  # an optional slot: Annotated[...] | None
         if get_origin(hint) is Annotated:
             for mark in get_args(hint)[1:]:
                 if isinstance(mark, Family):

@@ -317,3 +317,14 @@ def test_stages_are_named_in_the_readme_in_order():
     readme = (closure.ROOT / "README.md").read_text()
     places = [readme.find(stage) for stage in closure.STAGES]
     assert -1 not in places
+
+
+def test_plots_name_columns_that_exist(pipeline):
+    import yaml
+
+    for stage in yaml.safe_load((pipeline.path / "dvc.yaml").read_text())["stages"].values():
+        for plot in stage.get("plots", []):
+            [(path, facts)] = plot.items()
+            if path.endswith(".csv"):
+                header = (pipeline.path / path).read_text().split("\n", 1)[0].split(",")
+                assert {facts["x"], facts["y"]} <= set(header), path

@@ -76,3 +76,17 @@ def test_nothing_trainable_is_an_error():
     model = torch.nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable parameter"):
         build_optimizers(split(model), {}, OPTIMIZER)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tables_with_an_optimizer_of_their_own_are_stepped_by_no_other(tied):
+    model = Decoder(dataclasses.replace(CONFIG, tied_head=tied), 20)
+    params = dict(model.named_parameters())
+    config = dataclasses.replace(OPTIMIZER, tables=adamw.Config(lr=0.5))
+    optimizers = build_optimizers(split(model), params, config)
+    owners = [id(param) for one in optimizers for group in one.param_groups for param in group["params"]]
+    assert sorted(owners) == sorted(id(param) for param in params.values())
+    table = [one for one in optimizers if one.param_groups[0]["lr"] == 0.5]
+    assert [id(p) for one in table for g in one.param_groups for p in g["params"]] == [
+        id(model.embedding.weight)
+    ]
