@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 from pathlib import Path, PurePath
 
 import closure
@@ -12,7 +13,6 @@ from dvc.repo import Repo
 from llm import registry
 from llm.compress.quantize import load_method
 from llm.params import load_params, read_yaml
-import itertools
 
 ROOT = closure.ROOT
 PRESETS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))

@@ -13,6 +13,7 @@ Source      Vaswani et al. 2017, arXiv 1706.03762, eq. 1; the backward pass as i
 Shapes      B batch, N query heads, G key-value heads, R = N / G, T queries, S keys, H d_head
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -21,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.nn.position.base import Position
-import itertools
 
 MATMUL_MAX_LEN = 1024  # beyond this the T x T matrix costs more memory traffic than it saves
 BLOCKS, MIN_CUT_LEN = 4, 128
