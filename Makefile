@@ -21,7 +21,7 @@ repro: setup  ## the whole pipeline; only what changed runs again
 	$(BIN)/llm report --summary
 
 test: setup  ## all tests, with a whole tiny run of the pipeline
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadgroup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2
 
 check: setup  ## style, types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
