@@ -40,7 +40,7 @@ def align(
         work=checkpoint.work_folder(STAGE, fingerprint),
     )
     method: Method = registry.build(params, model, data)
-    before = method.examples()
+    before = method.before()
     result = train(
         model,
         method.objective,

@@ -21,7 +21,7 @@ from llm.infer.sampling import SamplingParams
 from llm.nn.model import Decoder
 from llm.nn.objective import Loss, TokenBatch
 from llm.runtime import derive_seed
-from llm.sft.rows import logp_of, scored_logits, shuffled, spread, stack, to_device
+from llm.sft.rows import scored_logps, shuffled, spread, stack, to_device
 from llm.train.loop import LoopParams
 
 
@@ -233,10 +233,5 @@ class PolicyMethod(Method):
 
 def policy_logps(model: Decoder, rows: TokenBatch, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability of each scored token (0 elsewhere) [B, T], and the entropy there [M], no gradient."""
-    logits_MV = scored_logits(model, rows) / temperature
-    logp_M = logp_of(logits_MV, rows.targets_BT[rows.mask_BT])
-    with torch.no_grad():
-        log_total_M1 = logits_MV.logsumexp(-1, keepdim=True)
-        probs_MV = (logits_MV - log_total_M1).exp()
-        entropy_M = log_total_M1.squeeze(-1) - (probs_MV * logits_MV).sum(-1)
+    logp_M, entropy_M = scored_logps(model, rows, temperature)
     return torch.zeros_like(rows.mask_BT, dtype=logp_M.dtype).masked_scatter(rows.mask_BT, logp_M), entropy_M

@@ -9,6 +9,7 @@ Shapes      P pairs, B = 2P rows, T tokens
 """
 
 import bisect
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ class PreferenceMethod(Method):
         self.held_out = read_pairs(data.preference / "validation", data.tokenizer, config.max_tokens)
         self._read = sorted({i for step in range(config.steps) for i in self._chosen(step)})
         pairs = [self.train[i] for i in self._read]
-        self.train_ref = reference(policy, pairs, "ref train") if self.needs_ref else None
+        # in the precision the policy will train in: equal weights then give equal numbers, and it is faster
+        ref = copy.deepcopy(policy).bfloat16() if config.precision == "bf16" else policy
+        self.train_ref = reference(ref, pairs, "ref train") if self.needs_ref else None
         self.held_out_ref = reference(policy, self.held_out, "ref validation")
 
     @abstractmethod
@@ -105,7 +108,13 @@ class PreferenceMethod(Method):
         chosen = spread(len(self.held_out), limit or len(self.held_out))
         pairs = [self.held_out[i] for i in chosen]
         policy = reference(self.policy, pairs, "held-out pairs")
-        margins_P = self.margins(policy, take(self.held_out_ref, chosen))
+        return self._examples(pairs, policy, take(self.held_out_ref, chosen))
+
+    def before(self) -> Examples:
+        return self._examples(self.held_out, self.held_out_ref, self.held_out_ref)
+
+    def _examples(self, pairs: list[Pair], policy: SeqLogps, ref: SeqLogps) -> Examples:
+        margins_P = self.margins(policy, ref)
         raw_P = policy.chosen_P - policy.rejected_P
         values = {
             "margin": margins_P,

@@ -25,6 +25,11 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x)
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight as merging would make it, differentiable: for losses that fuse the head into themselves."""
+        return self.linear.weight
+
 
 class Adapter(ABC):
     """What one kind of adapter does to one layer, and to a model made of such layers.

@@ -56,6 +56,10 @@ class LoRALinear(AdaptedLinear):
         low = F.linear(F.dropout(x, self.config.dropout, self.training), self.lora_a)
         return self.linear(x) + F.linear(low, self.lora_b) * self.config.scale  # (1)
 
+    @property
+    def weight(self) -> Tensor:
+        return self.linear.weight + self.lora_b @ self.lora_a * self.config.scale
+
 
 class LoRA(Adapter):
     """Adapter of the kind `lora`."""

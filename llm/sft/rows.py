@@ -19,6 +19,7 @@ from llm.data.encoded import EncodedSet
 from llm.nn.model import Decoder
 from llm.nn.objective import TokenBatch, scored
 from llm.runtime import derive_seed, progress
+from llm.sft.logps import target_logps
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,16 @@ def groups_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]
     return groups
 
 
-def scored_logits(model: Decoder, batch: TokenBatch) -> Tensor:
-    """Logits in float32 at the scored places only, [M, V]: prompt and padding never reach the head."""
+def scored_logps(model: Decoder, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """log p(target) and entropy at the scored places, [M] each, float32: only these reach the head."""
     h_BTD, _ = model.hidden(batch.tokens_BT, batch.segments_BT)
-    return model.head(scored(h_BTD, batch.mask_BT)).float()
-
-
-def logp_of(logits_MV: Tensor, targets_M: Tensor) -> Tensor:
-    """log p(target), [M], without keeping a second tensor as large as the logits."""
-    return logits_MV.gather(-1, targets_M[:, None]).squeeze(-1) - logits_MV.logsumexp(-1)
+    targets_M = batch.targets_BT[batch.mask_BT]
+    return target_logps(scored(h_BTD, batch.mask_BT), model.head.weight, targets_M, temperature)
 
 
 def sequence_logps(model: Decoder, batch: TokenBatch) -> Tensor:
     """Sum of log p over the scored tokens of each row, [B], float32, differentiable."""
-    logp_M = logp_of(scored_logits(model, batch), batch.targets_BT[batch.mask_BT])
-    return sum_rows(logp_M, batch.mask_BT)
+    return sum_rows(scored_logps(model, batch)[0], batch.mask_BT)
 
 
 def sum_rows(values_M: Tensor, mask_BT: Tensor) -> Tensor:

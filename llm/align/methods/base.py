@@ -62,6 +62,10 @@ class Method(ABC):
     def examples(self, limit: int | None = None) -> Examples:
         """Numbers of the policy as it is now on all held-out examples, or on `limit` of them."""
 
+    def before(self) -> Examples:
+        """`examples()` of the policy before its first step."""
+        return self.examples()
+
     def watch(self) -> dict[str, float]:
         """Means over some held-out examples, for the learning curve."""
         values = self.examples(self.watched).values

@@ -66,6 +66,18 @@ def test_dropout_touches_the_low_rank_branch_only_and_only_in_training() -> None
     assert torch.equal(layer(x), layer(x))
 
 
+def test_weight_is_what_merging_makes_and_carries_gradients() -> None:
+    """The training loss multiplies with `head.weight` itself, so an adapted head must answer for it."""
+    layer = LoRA(Config(rank=2, alpha=4.0, targets=("x",))).wrap(nn.Linear(6, 5, bias=False))
+    nn.init.normal_(layer.lora_b)
+    x = torch.randn(3, 6)
+    assert torch.allclose(x @ layer.weight.t(), layer(x), atol=1e-6)
+    layer.weight.sum().backward()
+    assert layer.lora_a.grad is not None
+    assert layer.lora_a.grad.abs().max() > 0
+    assert torch.equal(layer.weight, LoRA(layer.config).merge(layer).weight)
+
+
 @pytest.mark.parametrize(("bad", "message"), [({"rank": 0}, "rank"), ({"dropout": 1.0}, "dropout")])
 def test_impossible_configs_are_named(bad: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
