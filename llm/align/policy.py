@@ -149,7 +149,7 @@ class PolicyMethod(Method):
 
     @torch.no_grad()
     def _batch(self, rollouts: list[Rollout], advantages: Tensor, same: Tensor) -> RolloutBatch:
-        rows = to_device(stack([rollout.row() for rollout in rollouts]), self.data.device)
+        rows = self._stack(rollouts)
         facts = {
             "reward": sum(rollout.reward for rollout in rollouts),
             "length": float(sum(len(rollout.tokens) for rollout in rollouts)),
@@ -164,6 +164,10 @@ class PolicyMethod(Method):
             total=terms.divisor(rows.mask_BT, self.params.aggregation, self.params.max_new_tokens),
             facts=facts,
         )
+
+    def _stack(self, rollouts: list[Rollout]) -> TokenBatch:
+        rows = stack([rollout.row() for rollout in rollouts], self.policy.config.max_len)
+        return to_device(rows, self.data.device)
 
     # ---------------------------------------------------------------- the loss
 
@@ -221,7 +225,7 @@ class PolicyMethod(Method):
         entropy: list[float] = []
         for start in range(0, len(rollouts), self.params.micro_rows):
             some = rollouts[start : start + self.params.micro_rows]
-            rows = to_device(stack([rollout.row() for rollout in some]), self.data.device)
+            rows = self._stack(some)
             logp_BT, entropy_M = policy_logps(self.policy, rows, self.params.temperature)
             ref_BT = policy_logps(self.reference, rows, self.params.temperature)[0]
             difference_BT = terms.kl_k1(logp_BT, ref_BT).masked_fill(~rows.mask_BT, 0.0)

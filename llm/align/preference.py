@@ -86,7 +86,7 @@ class PreferenceMethod(Method):
         return shuffled(len(self.train), per_step=self.params.batch_pairs, step=step, seed=self.data.seed)
 
     def _batch(self, indices: list[int]) -> PairBatch:
-        rows = stack(both_rows([self.train[i] for i in indices]))
+        rows = stack(both_rows([self.train[i] for i in indices]), self.policy.config.max_len)
         if self.train_ref is None:
             return PairBatch(rows, None)
         places = [bisect.bisect_left(self._read, index) for index in indices]

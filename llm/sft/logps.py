@@ -14,17 +14,22 @@ Shapes      M scored tokens, D d_model, V vocabulary
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 256  # rows of logits that exist at a time
+ROWS = 32  # rows are padded to a multiple: libraries keep a prepared kernel for every shape they meet
 
 
 def target_logps(
     h_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """log p(target) [M], differentiable, and the entropy of each distribution [M], not differentiable."""
+    M = len(h_MD)
+    extra = -M % ROWS
+    h_MD, targets_M = F.pad(h_MD, (0, 0, 0, extra)), F.pad(targets_M, (0, extra))
     logp_M, entropy_M = TargetLogps.apply(h_MD, weight_VD, targets_M, temperature)
-    return logp_M, entropy_M
+    return logp_M[:M], entropy_M[:M]
 
 
 class TargetLogps(torch.autograd.Function):

@@ -21,6 +21,8 @@ from llm.nn.objective import TokenBatch, scored
 from llm.runtime import derive_seed, progress
 from llm.sft.logps import target_logps
 
+WIDTH = 32  # batches are as wide as a multiple of this
+
 
 @dataclass(frozen=True)
 class Row:
@@ -58,9 +60,9 @@ def pieces(row: Row, max_len: int) -> list[Row]:
     return parts
 
 
-def stack(rows: Sequence[Row]) -> TokenBatch:
-    """Right-pad rows to the longest: tokens [B, T], targets one place to the right, mask of the targets."""
-    width = max(len(row) for row in rows)
+def stack(rows: Sequence[Row], max_len: int) -> TokenBatch:
+    """Right-pad rows: tokens [B, T], targets one place to the right, mask of the targets."""
+    width = padded(max(len(row) for row in rows) - 1, max_len) + 1
     ids_BW = np.zeros((len(rows), width), dtype=np.int64)
     mask_BW = np.zeros((len(rows), width), dtype=bool)
     for i, row in enumerate(rows):
@@ -68,6 +70,14 @@ def stack(rows: Sequence[Row]) -> TokenBatch:
         mask_BW[i, : len(row)] = row.mask
     ids, mask = torch.from_numpy(ids_BW), torch.from_numpy(mask_BW)
     return TokenBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), mask[:, 1:].contiguous())
+
+
+def padded(longest: int, max_len: int) -> int:
+    """The longest row rounded up to a multiple of WIDTH, but not beyond `max_len`.
+
+    Libraries keep a prepared kernel for every shape they meet; with free widths memory grows step by step.
+    """
+    return max(longest, min(-(-longest // WIDTH) * WIDTH, max_len))
 
 
 def groups_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -126,8 +136,9 @@ def measure_rows(
 def row_logps(model: Decoder, rows: Sequence[Row], *, label: str) -> np.ndarray:
     """Summed log-probability of the scored tokens of each row under `model`, no gradient, float64."""
     device = model.embedding.weight.device
+    max_len = model.config.max_len
     return measure_rows(
-        model, rows, lambda some: sequence_logps(model, to_device(stack(some), device)), label=label
+        model, rows, lambda some: sequence_logps(model, to_device(stack(some, max_len), device)), label=label
     )
 
 

@@ -44,14 +44,14 @@ class RewardParams(PairParams):
 class PairSource:
     """Which pairs each step reads: a pure function of (seed, step)."""
 
-    def __init__(self, pairs: Sequence[Pair], params: PairParams, seed: int) -> None:
-        self.pairs, self.params, self.seed = pairs, params, seed
+    def __init__(self, pairs: Sequence[Pair], params: PairParams, max_len: int, seed: int) -> None:
+        self.pairs, self.params, self.max_len, self.seed = pairs, params, max_len, seed
 
     def micro_batches(self, step: int) -> list[ScoreBatch]:
         """Chosen rows first in every batch."""
         chosen = shuffled(len(self.pairs), per_step=self.params.batch_pairs, step=step, seed=self.seed)
         groups = micro_groups(self.pairs, chosen, self.params.micro_pairs)
-        return [score_batch(both_rows([self.pairs[i] for i in group])) for group in groups]
+        return [score_batch(both_rows([self.pairs[i] for i in group]), self.max_len) for group in groups]
 
 
 def fit_reward(
@@ -72,7 +72,7 @@ def fit_reward(
     result = train(
         model,
         objective,
-        PairSource(pairs, params, runtime.derive_seed(seed, STAGE, "pairs")),
+        PairSource(pairs, params, model.decoder.config.max_len, runtime.derive_seed(seed, STAGE, "pairs")),
         params,
         stage=STAGE,
         seed=seed,
@@ -89,7 +89,7 @@ def scores(model: RewardModel, pairs: Sequence[Pair], label: str) -> tuple[np.nd
     device = next(model.parameters()).device
 
     def measure(rows: Any) -> torch.Tensor:
-        batch = score_batch(rows)
+        batch = score_batch(rows, model.decoder.config.max_len)
         return model(ScoreBatch(batch.tokens_BT.to(device), batch.last_B.to(device)))
 
     both = measure_rows(model, both_rows(pairs), measure, label=label)

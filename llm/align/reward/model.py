@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from llm.nn.io import load_model, save_model
 from llm.nn.model import Decoder
-from llm.sft.rows import Row
+from llm.sft.rows import Row, padded
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def bradley_terry(chosen_P: Tensor, rejected_P: Tensor, *, centering: float = 0.
     return loss_P
 
 
-def score_batch(rows: Sequence[Row]) -> ScoreBatch:
+def score_batch(rows: Sequence[Row], max_len: int) -> ScoreBatch:
     """Rows, end token included, right-padded."""
     last_B = torch.tensor([len(row) - 1 for row in rows])
-    tokens_BT = torch.zeros(len(rows), int(last_B.max()) + 1, dtype=torch.long)
+    tokens_BT = torch.zeros(len(rows), padded(int(last_B.max()) + 1, max_len), dtype=torch.long)
     for i, row in enumerate(rows):
         tokens_BT[i, : len(row)] = torch.from_numpy(row.ids)
     return ScoreBatch(tokens_BT, last_B)

@@ -9,6 +9,7 @@ from llm.sft.rows import (
     Row,
     groups_by_length,
     measure_rows,
+    padded,
     pieces,
     row_logps,
     sequence_logps,
@@ -25,7 +26,7 @@ def _row(length: int, scored_from: int, seed: int = 0) -> Row:
 
 
 def test_stack_shifts_once_and_pads_right() -> None:
-    batch = stack([Row(np.array([5, 6, 7]), np.array([False, False, True])), _row(5, 2)])
+    batch = stack([Row(np.array([5, 6, 7]), np.array([False, False, True])), _row(5, 2)], 4)
     assert batch.tokens_BT.shape == (2, 4)
     assert batch.tokens_BT[0, :2].tolist() == [5, 6]
     assert batch.targets_BT[0, :2].tolist() == [6, 7]
@@ -33,10 +34,18 @@ def test_stack_shifts_once_and_pads_right() -> None:
     assert batch.count == 4
 
 
+def test_widths_are_rounded_up_but_never_beyond_the_model() -> None:
+    assert [padded(longest, 100) for longest in (1, 32, 33, 90, 100)] == [32, 32, 64, 96, 100]
+    wide, exact = stack([_row(6, 2)], 64), stack([_row(6, 2)], 5)
+    assert wide.tokens_BT.shape == (1, 32)
+    assert wide.count == exact.count == 4
+    assert torch.equal(wide.tokens_BT[:, :5], exact.tokens_BT)
+
+
 def test_sums_equal_those_of_each_row_alone(world) -> None:  # type: ignore[no-untyped-def]
     model = load_model(world.base)
     rows = [_row(9, 4, seed=1), _row(30, 10, seed=2), _row(17, 16, seed=3)]
-    together = sequence_logps(model, stack(rows))
+    together = sequence_logps(model, stack(rows, 128))
     for row, value in zip(rows, together, strict=True):
         logps = token_logps(model, torch.from_numpy(row.ids)[None])[0]
         assert torch.allclose(value, logps[torch.from_numpy(row.mask[1:])].sum(), atol=1e-4)

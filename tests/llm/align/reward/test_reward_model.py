@@ -47,11 +47,11 @@ def test_padding_and_neighbours_do_not_change_a_score(world: Any) -> None:
     model = RewardModel(load_model(world.base)).eval()
     lengths = (5, 21, 9)
     rows = [Row(np.arange(1, n + 1), np.ones(n, dtype=bool)) for n in lengths]
-    together = model(score_batch(rows))
+    together = model(score_batch(rows, 128))
     for row, value in zip(rows, together, strict=True):
-        assert torch.allclose(model(score_batch([row])), value, atol=1e-5)
+        assert torch.allclose(model(score_batch([row], 128)), value, atol=1e-5)
     changed = Row(np.append(np.arange(1, 5), 200), rows[0].mask)  # only the last token differs
-    assert not torch.allclose(model(score_batch([changed])), together[0], atol=1e-3)
+    assert not torch.allclose(model(score_batch([changed], 128)), together[0], atol=1e-3)
 
 
 def test_learns_what_is_preferred_and_comes_back_from_disk(world: Any, work: Path) -> None:
@@ -68,7 +68,7 @@ def test_learns_what_is_preferred_and_comes_back_from_disk(world: Any, work: Pat
     save_reward_model(work / "reward", model, tokenizer=world.base / "tokenizer", extra={})
     loaded = load_reward_model(work / "reward")
     rows = [Row(np.arange(3, 20), np.ones(17, dtype=bool))]
-    assert torch.equal(loaded(score_batch(rows)), model.eval()(score_batch(rows)))
+    assert torch.equal(loaded(score_batch(rows, 128)), model.eval()(score_batch(rows, 128)))
     assert read_config(work / "reward")["stage"] == "reward"
     assert load_file(work / "reward" / "head.safetensors")["weight"].dtype == torch.float32
 
