@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -216,13 +218,39 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 def die_with_parent() -> None:
-    """Linux: send this process SIGTERM when its parent (dvc) dies, so that no trainer is orphaned."""
-    if sys.platform != "linux":
-        return
+    """Linux: send this process SIGTERM when dvc, which started it, dies, so that no trainer is orphaned.
+
+    dvc runs a stage through `$SHELL -c`. bash replaces itself by the stage; dash stays between the two, and the
+    kernel's parent-death signal then reports the shell's death only. So the shell's own parent is watched too.
+    """
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return  # started by hand: nohup and the like keep working
     import ctypes
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    name, grandparent = _name_and_parent(os.getppid())
+    if name.endswith("sh") and grandparent > 1:
+        with contextlib.suppress(OSError):  # it died, or a kernel older than 5.3: nothing to watch with
+            handle = os.pidfd_open(grandparent)
+            threading.Thread(target=_terminate_after, args=(handle,), daemon=True).start()
+
+
+def _name_and_parent(pid: int) -> tuple[str, int]:
+    """Linux: the command name of a process and the id of its parent; ("", 0) when it is gone."""
+    try:
+        head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except OSError:
+        return "", 0
+    return head.partition("(")[2], int(tail.split()[1])
+
+
+def _terminate_after(pidfd: int) -> None:
+    """Wait for the death of the process behind a pidfd, then ask this process to stop."""
+    watch = select.poll()
+    watch.register(pidfd, select.POLLIN)
+    watch.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

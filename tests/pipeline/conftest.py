@@ -25,9 +25,8 @@ class Checkout:
             "LLM_WORKERS": "1",
             "OMP_NUM_THREADS": "1",
             "DVC_NO_ANALYTICS": "1",
-            # DVC runs a stage through $SHELL. bash replaces itself by the stage; dash stays between the two,
-            # and then the death of dvc does not reach the stage (a known gap, see docs/runtime.md).
-            "SHELL": shutil.which("bash") or "/bin/sh",
+            # The shell that stays between dvc and a stage, where bash would replace itself by the stage.
+            "SHELL": "/bin/sh",
             "DVC_SITE_CACHE_DIR": str(work / "dvc-site"),
             "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@t",
         }  # fmt: skip
