@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from llm.nn.kernels.fused import SiluMulFunction
+from llm.nn.kernels.fused import SiluMulFunction, apply
 
 
 def silu(x: Tensor) -> Tensor:
@@ -30,5 +30,5 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 def silu_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for a [..., 2F] tensor that holds the gate first."""
-    y: Tensor = SiluMulFunction.apply(gate_up)
+    y: Tensor = apply(SiluMulFunction, gate_up)
     return y

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from llm import registry
 from llm.nn.ffn.base import FFN
-from llm.nn.mixers.base import Context, Mixer, State, segment_mask
+from llm.nn.mixers.base import Context, Mixer, State, Step, next_step, segment_mask
 from llm.nn.position.base import Position, segment_positions
 from llm.params import Family
 
@@ -55,12 +55,12 @@ class Block(nn.Module):
         out = self.ffn(self.ffn_norm(x_BTD))
         return x_BTD + out.y_BTD, out.aux_loss  # (3)
 
-    def prefill(self, x_BTD: Tensor, position: Position, state: State, lengths_B: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.mixer.prefill(self.mixer_norm(x_BTD), position, state, lengths_B)
+    def prefill(self, x_BTD: Tensor, position: Position, state: State, step: Step) -> Tensor:
+        x_BTD = x_BTD + self.mixer.prefill(self.mixer_norm(x_BTD), position, state, step)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD)).y_BTD
 
-    def decode(self, x_B1D: Tensor, position: Position, state: State) -> Tensor:
-        x_B1D = x_B1D + self.mixer.decode(self.mixer_norm(x_B1D), position, state)
+    def decode(self, x_B1D: Tensor, position: Position, state: State, step: Step) -> Tensor:
+        x_B1D = x_B1D + self.mixer.decode(self.mixer_norm(x_B1D), position, state, step)
         return x_B1D + self.ffn(self.ffn_norm(x_B1D)).y_BTD
 
 
@@ -115,7 +115,8 @@ class Decoder(nn.Module):
         extra = self.position.embed(positions)
         if extra is not None:
             x_BTD = x_BTD + extra.to(x_BTD.dtype)  # (1)
-        return x_BTD, Context(positions=positions, segments_BT=segments_BT, mask_BTS=mask)
+        angles = self.position.angles(positions, x_BTD.dtype)
+        return x_BTD, Context(positions=positions, angles=angles, segments_BT=segments_BT, mask_BTS=mask)
 
     # ---------------------------------------------------------------- decoding
 
@@ -130,27 +131,25 @@ class Decoder(nn.Module):
 
     def prefill(self, tokens_BT: Tensor, states: list[State], lengths_B: Tensor | None = None) -> Tensor:
         """Read the next `lengths_B` tokens of each row (right-padded) -> logits [B, T, V]; grows `states`."""
-        B, T = tokens_BT.shape
-        if lengths_B is None:
-            lengths_B = torch.full((B,), T, dtype=torch.long, device=tokens_BT.device)
-        x_BTD = self._embed_at(tokens_BT, states[0].lengths_B)
+        x_BTD, step = self._embed_next(tokens_BT, states, lengths_B)
         for block, state in zip(self.layers, states, strict=True):
-            x_BTD = block.prefill(x_BTD, self.position, state, lengths_B)
+            x_BTD = block.prefill(x_BTD, self.position, state, step)
         return self.head(self.final_norm(x_BTD))
 
     def decode(self, tokens_B1: Tensor, states: list[State]) -> Tensor:
         """One more token for every row -> logits [B, 1, V]; grows `states`."""
-        x_B1D = self._embed_at(tokens_B1, states[0].lengths_B)
+        x_B1D, step = self._embed_next(tokens_B1, states)
         for block, state in zip(self.layers, states, strict=True):
-            x_B1D = block.decode(x_B1D, self.position, state)
+            x_B1D = block.decode(x_B1D, self.position, state, step)
         return self.head(self.final_norm(x_B1D))
 
-    def _embed_at(self, tokens_BT: Tensor, starts_B: Tensor) -> Tensor:
+    def _embed_next(
+        self, tokens_BT: Tensor, states: list[State], lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, Step]:
         x_BTD = self.embedding(tokens_BT)
-        extra = self.position.embed(
-            starts_B[:, None] + torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        )
-        return x_BTD if extra is None else x_BTD + extra.to(x_BTD.dtype)
+        step = next_step(states[0], self.position, tokens_BT.shape[1], x_BTD.dtype, lengths_B)
+        extra = self.position.embed(step.positions_BT)
+        return x_BTD if extra is None else x_BTD + extra.to(x_BTD.dtype), step
 
     # ---------------------------------------------------------------- facts
 

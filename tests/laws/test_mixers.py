@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llm import registry
-from llm.nn.mixers.base import Context, segment_mask
+from llm.nn.mixers.base import Context, next_step, segment_mask
 from llm.nn.model import Decoder, ModelConfig
 from llm.nn.position.base import segment_positions
 from llm.params import from_dict
@@ -44,7 +44,15 @@ def run(mixer, position, x, segments=None):
     positions = torch.arange(x.shape[1])
     if segments is not None and not position.relative:
         positions = segment_positions(segments)
-    return mixer(x, position, Context(positions=positions, segments_BT=segments, mask_BTS=mask))
+    angles = position.angles(positions, x.dtype)
+    context = Context(positions=positions, angles=angles, segments_BT=segments, mask_BTS=mask)
+    return mixer(x, position, context)
+
+
+def read(mixer, position, state, x, lengths=None):
+    """The next tokens of every row, as the decoder feeds them."""
+    step = next_step(state, position, x.shape[1], x.dtype, lengths)
+    return (mixer.decode if x.shape[1] == 1 else mixer.prefill)(x, position, state, step)
 
 
 def new_state(mixer, batch):
@@ -66,7 +74,7 @@ def test_decode_equals_forward(parts):
     _, mixer, position = parts
     x = torch.randn(2, T, D, dtype=torch.float64)
     state = new_state(mixer, 2)
-    steps = torch.cat([mixer.decode(x[:, t : t + 1], position, state) for t in range(T)], dim=1)
+    steps = torch.cat([read(mixer, position, state, x[:, t : t + 1]) for t in range(T)], dim=1)
     torch.testing.assert_close(steps, run(mixer, position, x), atol=1e-12, rtol=0)
 
 
@@ -76,10 +84,10 @@ def test_prefill_at_any_cut_then_decode_equals_forward(parts, cut):
     x = torch.randn(2, T, D, dtype=torch.float64)
     state = new_state(mixer, 2)
     full = torch.full((2,), cut)
-    first = mixer.prefill(x[:, :cut], position, state, full)
+    first = read(mixer, position, state, x[:, :cut], full)
     half = cut + max(1, (T - cut) // 2)
-    second = mixer.prefill(x[:, cut:half], position, state, torch.full((2,), half - cut))
-    rest = [mixer.decode(x[:, t : t + 1], position, state) for t in range(half, T)]
+    second = read(mixer, position, state, x[:, cut:half], torch.full((2,), half - cut))
+    rest = [read(mixer, position, state, x[:, t : t + 1]) for t in range(half, T)]
     torch.testing.assert_close(
         torch.cat([first, second, *rest], dim=1), run(mixer, position, x), atol=1e-12, rtol=0
     )
@@ -90,8 +98,8 @@ def test_ragged_prefill_equals_each_row_alone(parts):
     x, nxt = torch.randn(3, T, D, dtype=torch.float64), torch.randn(3, 1, D, dtype=torch.float64)
     lengths = torch.tensor([3, T, 6])
     state = new_state(mixer, 3)
-    first = mixer.prefill(x, position, state, lengths)
-    second = mixer.decode(nxt, position, state)
+    first = read(mixer, position, state, x, lengths)
+    second = read(mixer, position, state, nxt)
     for row, n in enumerate(lengths.tolist()):
         alone = run(mixer, position, torch.cat([x[row : row + 1, :n], nxt[row : row + 1]], dim=1))
         torch.testing.assert_close(first[row : row + 1, :n], alone[:, :n], atol=1e-12, rtol=0)
@@ -120,12 +128,12 @@ def test_rollback_forgets(parts):
     _, mixer, position = parts
     x = torch.randn(2, T, D, dtype=torch.float64)
     state = new_state(mixer, 2)
-    mixer.prefill(x[:, :5], position, state, torch.tensor([5, 5]))
+    read(mixer, position, state, x[:, :5], torch.tensor([5, 5]))
     mark = state.checkpoint()
-    wanted = mixer.decode(x[:, 5:6], position, state)
-    mixer.decode(x[:, 6:7], position, state)
+    wanted = read(mixer, position, state, x[:, 5:6])
+    read(mixer, position, state, x[:, 6:7])
     state.rollback(mark)
-    torch.testing.assert_close(mixer.decode(x[:, 5:6], position, state), wanted, atol=0, rtol=0)
+    torch.testing.assert_close(read(mixer, position, state, x[:, 5:6]), wanted, atol=0, rtol=0)
 
 
 def test_state_size_is_what_the_page_claims(parts):
@@ -137,9 +145,9 @@ def test_state_refuses_more_than_its_room(parts):
     _, mixer, position = parts
     state = new_state(mixer, 1)
     x = torch.randn(1, MAX_LEN, D, dtype=torch.float64)
-    mixer.prefill(x, position, state, torch.tensor([MAX_LEN]))
+    read(mixer, position, state, x, torch.tensor([MAX_LEN]))
     with pytest.raises(ValueError, match=rf"holds {MAX_LEN} tokens, asked for {MAX_LEN + 1}; raise max_len"):
-        mixer.decode(x[:, :1], position, state)
+        read(mixer, position, state, x[:, :1])
 
 
 def test_gradients_are_those_of_finite_differences(parts):

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.nn.position.base import Position
+from llm.nn.kernels.fused import apply
 
 MATMUL_MAX_LEN = 1024  # beyond this the T x T matrix costs more memory traffic than it saves
 BLOCKS, MIN_CUT_LEN = 4, 128
@@ -36,7 +36,7 @@ def attend(
     """
     T = q_BNTH.shape[2]
     if q_BNTH.device.type == "cpu" and T <= MATMUL_MAX_LEN:
-        out: Tensor = MatmulAttention.apply(q_BNTH, k_BGTH, v_BGTH, full_mask(q_BNTH, mask, bias_NTS))
+        out: Tensor = apply(MatmulAttention, q_BNTH, k_BGTH, v_BGTH, full_mask(q_BNTH, mask, bias_NTS))
         return out
     if bias_NTS is not None:
         mask = full_mask(q_BNTH, mask, bias_NTS)
@@ -123,18 +123,21 @@ def _accumulate(total: Tensor, first: bool, part: Tensor) -> None:
     target.copy_(part) if first else target.add_(part)
 
 
-def attend_cached(
-    q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, positions_BT: Tensor, position: Position
-) -> Tensor:
-    """New queries at `positions_BT` over cached keys whose index is their position -> [B, N, T, H]."""
+def attend_cached(q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, mask: Tensor | None) -> Tensor:
+    """New queries over cached keys -> [B, N, T, H]. mask: additive, [B, 1 or N, T, S], or None.
+
+    Computed in the dtype of the cache (see `cache_dtype`), returned in that of the queries.
+    """
     B, N, T, H = q_BNTH.shape
     G, S = k_BGSH.shape[1], k_BGSH.shape[2]
-    index_S = torch.arange(S, device=q_BNTH.device)
-    q = q_BNTH.reshape(B, G, N // G * T, H)  # query heads of a group are neighbours
-    scores = (q @ k_BGSH.mT).view(B, N, T, S) / math.sqrt(H)
-    bias = position.bias(positions_BT[0], index_S)
-    if bias is not None:
-        scores = scores + bias.to(scores.dtype)
-    scores = scores.masked_fill((index_S > positions_BT[:, :, None])[:, None], float("-inf"))
-    probs = torch.softmax(scores, dim=-1)
-    return (probs.view(B, G, N // G * T, S) @ v_BGSH).view(B, N, T, H)
+    q = q_BNTH.reshape(B * G, N // G * T, H).to(k_BGSH.dtype)  # query heads of a group are neighbours
+    k, v = k_BGSH.flatten(0, 1), v_BGSH.flatten(0, 1)
+    scores = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=1 / math.sqrt(H))
+    if mask is not None:
+        scores.view(B, N, T, S).add_(mask)
+    return torch.bmm(torch.softmax(scores, dim=-1), v).view(B, N, T, H).to(q_BNTH.dtype)
+
+
+def cache_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """float32 for bf16 keys and values on a CPU, where products with one query are four times faster so."""
+    return torch.float32 if device.type == "cpu" and dtype == torch.bfloat16 else dtype

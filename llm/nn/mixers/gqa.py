@@ -10,13 +10,14 @@ Shapes      B batch, T tokens, S cached tokens, D d_model, N heads, G key-value 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llm import registry
-from llm.nn.kernels.attention import attend, attend_cached
-from llm.nn.mixers.base import Context, Mixer, State
+from llm.nn.kernels.attention import attend, attend_cached, cache_dtype
+from llm.nn.mixers.base import Context, Mixer, State, Step
 from llm.nn.position.base import Position
 
 
@@ -39,29 +40,26 @@ class KVState(State):
 
     def __init__(self, k_BGSH: Tensor, v_BGSH: Tensor) -> None:
         self.k_BGSH, self.v_BGSH = k_BGSH, v_BGSH
+        self.room = k_BGSH.shape[2]
         self.lengths_B = torch.zeros(k_BGSH.shape[0], dtype=torch.long, device=k_BGSH.device)
 
-    def append(self, k_BGTH: Tensor, v_BGTH: Tensor, lengths_B: Tensor) -> None:
-        """Write T new keys and values after each row's own end; only the first `lengths_B[b]` count."""
-        index_BT = self.lengths_B[:, None] + torch.arange(k_BGTH.shape[2], device=k_BGTH.device)
-        where = index_BT[:, None, :, None].expand(-1, k_BGTH.shape[1], -1, k_BGTH.shape[3])
+    def append(self, k_BGTH: Tensor, v_BGTH: Tensor, step: Step) -> None:
+        """Write new keys and values at the places of the step."""
+        _, heads, _, width = k_BGTH.shape
+        where = step.positions_BT[:, None, :, None].expand(-1, heads, -1, width)
         self.k_BGSH.scatter_(2, where, k_BGTH.to(self.k_BGSH.dtype))
         self.v_BGSH.scatter_(2, where, v_BGTH.to(self.v_BGSH.dtype))
-        self.lengths_B = self.lengths_B + lengths_B
+        self.lengths_B, self.longest = step.ends_B, step.longest
 
-    def require_room(self, new_tokens: int) -> None:
-        """Raise ValueError unless every row has room for `new_tokens` more."""
-        room, needed = self.k_BGSH.shape[2], int(self.lengths_B.max()) + new_tokens
-        if needed > room:
-            raise ValueError(
-                f"model.mixer: kv state holds {room} tokens, asked for {needed}; raise max_len or shorten the prompt"
-            )
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """Keys and values up to the end of the longest row, [B, G, S, H] each."""
+        return self.k_BGSH[:, :, : self.longest], self.v_BGSH[:, :, : self.longest]
 
-    def checkpoint(self) -> Tensor:
-        return self.lengths_B
+    def checkpoint(self) -> tuple[Tensor, int]:
+        return self.lengths_B, self.longest
 
-    def rollback(self, mark: Tensor) -> None:
-        self.lengths_B = mark
+    def rollback(self, mark: tuple[Tensor, int]) -> None:
+        self.lengths_B, self.longest = mark
 
     @property
     def nbytes(self) -> int:
@@ -86,16 +84,16 @@ class GroupedQueryAttention(Mixer[KVState]):
         self.q_norm = registry.build(norm, self.d_head) if config.qk_norm else nn.Identity()
         self.k_norm = registry.build(norm, self.d_head) if config.qk_norm else nn.Identity()
 
-    def project(self, x_BTD: Tensor, position: Position, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor, Tensor]:
         """q [B,N,T,H], k and v [B,G,T,H]: projected (1), normalised, rotated."""
         B, T, _ = x_BTD.shape
         N, G, H = self.n_heads, self.n_kv_heads, self.d_head
         q, k, v = self.w_qkv(x_BTD).view(B, T, N + 2 * G, H).split([N, G, G], dim=2)  # (1)
         q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        return position.rotate(q, positions), position.rotate(k, positions), v.transpose(1, 2)
+        return position.rotate(q, angles), position.rotate(k, angles), v.transpose(1, 2)
 
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
-        q, k, v = self.project(x_BTD, position, context.positions)
+        q, k, v = self.project(x_BTD, position, context.angles)
         bias = None
         if context.positions.dim() == 1:
             bias = position.bias(context.positions, context.positions)
@@ -104,24 +102,17 @@ class GroupedQueryAttention(Mixer[KVState]):
 
     def init_state(self, batch: int, max_len: int, *, device: torch.device, dtype: torch.dtype) -> KVState:
         shape = (batch, self.n_kv_heads, max_len, self.d_head)
-        return KVState(
-            torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
-        )
+        k, v = (torch.zeros(shape, device=device, dtype=cache_dtype(device, dtype)) for _ in "kv")
+        return KVState(k, v)
 
-    def prefill(self, x_BTD: Tensor, position: Position, state: KVState, lengths_B: Tensor) -> Tensor:
-        T = x_BTD.shape[1]
-        state.require_room(T)
-        positions_BT = state.lengths_B[:, None] + torch.arange(T, device=x_BTD.device)
-        q, k, v = self.project(x_BTD, position, positions_BT)
-        state.append(k, v, lengths_B)
-        used = int(positions_BT.max()) + 1
-        o_BNTH = attend_cached(
-            q, state.k_BGSH[:, :, :used], state.v_BGSH[:, :, :used], positions_BT, position
-        )
+    def prefill(self, x_BTD: Tensor, position: Position, state: KVState, step: Step) -> Tensor:
+        q, k, v = self.project(x_BTD, position, step.angles)
+        state.append(k, v, step)
+        o_BNTH = attend_cached(q, *state.seen(), step.mask)
         return self.w_o(o_BNTH.transpose(1, 2).flatten(2))
 
-    def decode(self, x_B1D: Tensor, position: Position, state: KVState) -> Tensor:
-        return self.prefill(x_B1D, position, state, torch.ones_like(state.lengths_B))
+    def decode(self, x_B1D: Tensor, position: Position, state: KVState, step: Step) -> Tensor:
+        return self.prefill(x_B1D, position, state, step)
 
 
 build = GroupedQueryAttention

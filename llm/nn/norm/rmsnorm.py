@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from llm.nn.kernels.fused import RMSNormFunction
+from llm.nn.kernels.fused import RMSNormFunction, apply
 from llm.nn.norm.base import Norm
 
 
@@ -32,7 +32,7 @@ class RMSNorm(Norm):
         self.gain = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = RMSNormFunction.apply(x, self.gain, self.eps)  # (1)
+        y: Tensor = apply(RMSNormFunction, x, self.gain, self.eps)  # (1)
         return y
 
 

@@ -1,7 +1,9 @@
-"""base: the interface of a position encoding; a variant overrides exactly one of three methods.
+"""base: the interface of a position encoding; a variant overrides `embed`, `rotate` (with `angles`) or `bias`.
 
 Shapes      B batch, T query tokens, S key tokens, N heads, H d_head, D d_model
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +22,16 @@ class Position(nn.Module):
         """Vector added to the token embedding, [..., T, D], or None."""
         return None
 
-    def rotate(self, x_BNTH: Tensor, positions: Tensor) -> Tensor:
-        """Rotated queries or keys; `positions` is [T] or [B, T]."""
+    def angles(self, positions: Tensor, dtype: torch.dtype) -> Any:
+        """What `rotate` needs for tokens of `dtype` at `positions` ([T] or [B, T]); made once for all layers."""
+        return None
+
+    def rotate(self, x_BNTH: Tensor, angles: Any) -> Tensor:
+        """Rotated queries or keys."""
         return x_BNTH
 
-    def bias(self, positions_T: Tensor, positions_S: Tensor) -> Tensor | None:
-        """Additive score bias [N, T, S], or None."""
+    def bias(self, positions: Tensor, positions_S: Tensor) -> Tensor | None:
+        """Additive score bias [N, T, S] for positions [T], [B, N, T, S] for [B, T]; or None."""
         return None
 
 

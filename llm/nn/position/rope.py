@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm.nn.kernels.fused import apply
 from llm.nn.position.base import Position
 
 
@@ -49,11 +50,13 @@ class RotaryPosition(Position):
             self._tables[key] = (self._angles.cos().to(device, dtype), self._angles.sin().to(device, dtype))
         return self._tables[key]
 
-    def rotate(self, x_BNTH: Tensor, positions: Tensor) -> Tensor:
-        cos, sin = (table[positions] for table in self.tables(x_BNTH.dtype, x_BNTH.device))
-        if positions.dim() == 2:
-            cos, sin = cos[:, None], sin[:, None]  # [B, 1, T, H/2], else [T, H/2]
-        y_BNTH: Tensor = Rotate.apply(x_BNTH, cos, sin)
+    def angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Rows of cos and sin: [T, H/2], or [B, 1, T, H/2] where each row has its own positions."""
+        cos, sin = (table[positions] for table in self.tables(dtype, positions.device))
+        return (cos[:, None], sin[:, None]) if positions.dim() == 2 else (cos, sin)
+
+    def rotate(self, x_BNTH: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        y_BNTH: Tensor = apply(Rotate, x_BNTH, *angles)
         return y_BNTH
 
 

@@ -99,11 +99,15 @@ def test_linear_cross_entropy_of_no_rows_is_zero():
 def test_rotation_keeps_length_depends_on_distance_and_has_exact_gradients():
     rope = RotaryPosition(Config(base=100.0), d_model=8, d_head=8, max_len=40)
     x = randn(1, 2, 5, 8)
-    y = rope.rotate(x, torch.arange(5))
+
+    def at(x, positions):
+        return rope.rotate(x, rope.angles(torch.tensor(positions), x.dtype))
+
+    y = at(x, range(5))
     torch.testing.assert_close(y.norm(dim=-1), x.norm(dim=-1))
     q, k = randn(1, 1, 1, 8), randn(1, 1, 1, 8)
-    near = (rope.rotate(q, torch.tensor([7])) * rope.rotate(k, torch.tensor([3]))).sum()
-    far = (rope.rotate(q, torch.tensor([34])) * rope.rotate(k, torch.tensor([30]))).sum()
+    near = (at(q, [7]) * at(k, [3])).sum()
+    far = (at(q, [34]) * at(k, [30])).sum()
     torch.testing.assert_close(near, far)
     cos, sin = (table[:5] for table in rope.tables(torch.float64, torch.device("cpu")))
     assert gradcheck(lambda x: Rotate.apply(x, cos, sin), (x,))
