@@ -12,7 +12,6 @@ Shapes      ... any leading dimensions, D channels, F d_ff, M scored tokens, V v
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LOGIT_BYTES = 1 << 26  # logits of at most 64 MiB exist at a time
@@ -46,8 +45,9 @@ class RMSNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=high(x.dtype))
-        r = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
-        normed = _times(x, r)
+        # rounded to the dtype of x: products of two dtypes make copies of both sides
+        r = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps)).to(x.dtype)
+        normed = x * r
         ctx.save_for_backward(normed, gain, r)
         return normed * gain
 
@@ -55,11 +55,11 @@ class RMSNormFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, gain, r = ctx.saved_tensors
         [d_y] = grads
-        d_gain = (d_y * normed).flatten(0, -2).sum(0)
-        d_normed = d_y * gain
-        # (2) dx = r (dn - n mean(n dn)): the part along n is what normalising removed
-        along = (d_normed * normed).sum(-1, keepdim=True, dtype=high(normed.dtype)).div_(normed.shape[-1])
-        return _times(d_normed - _times(normed, along), r), d_gain, None
+        product = d_y * normed
+        d_gain = product.flatten(0, -2).sum(0)
+        # (2) dx = r (dn - n mean(n dn)), dn = gain dy: the part along n is what normalising removed
+        along = (product @ gain).unsqueeze(-1).div_(normed.shape[-1])
+        return torch.addcmul(d_y * gain, normed, along, value=-1).mul_(r), d_gain, None
 
 
 class SiluMulFunction(torch.autograd.Function):
@@ -68,21 +68,21 @@ class SiluMulFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
-        ctx.save_for_backward(gate_up)
-        return F.silu(gate).mul_(up)
+        sigmoid = torch.sigmoid(gate)
+        silu = gate * sigmoid
+        ctx.save_for_backward(up, sigmoid, silu)
+        return silu * up
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        [gate_up] = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        d_gate_up = torch.empty_like(gate_up)
+        up, sigmoid, silu = ctx.saved_tensors
+        [d_y] = grads
+        d_gate_up = torch.empty((*d_y.shape[:-1], 2 * d_y.shape[-1]), dtype=d_y.dtype, device=d_y.device)
         d_gate, d_up = d_gate_up.chunk(2, dim=-1)
-        sigmoid = torch.sigmoid(gate)
-        silu = gate * sigmoid
-        torch.mul(grads[0], silu, out=d_up)
-        # (4) silu' = s + silu (1 - s)
-        slope = torch.addcmul(silu, silu, sigmoid, value=-1).add_(sigmoid)
-        torch.mul(slope.mul_(up), grads[0], out=d_gate)
+        torch.mul(d_y, silu, out=d_up)
+        # (4) silu' = s + silu (1 - s), a mean of silu and 1
+        slope = torch.lerp(silu, torch.ones_like(silu[..., :1]), sigmoid)
+        torch.mul(slope.mul_(up), d_y, out=d_gate)
         return d_gate_up
 
 
@@ -99,11 +99,12 @@ class LinearCrossEntropy(torch.autograd.Function):
         d_h, d_weight = torch.empty_like(h_MD), None
         total = torch.zeros((), dtype=wide, device=h_MD.device)
         for start in range(0, len(h_MD), rows):
-            h, target = h_MD[start : start + rows], targets_M[start : start + rows, None]
+            h, target = h_MD[start : start + rows], targets_M[start : start + rows]
             probs = torch.softmax(h @ weight_VD.t(), dim=-1)
-            chosen = probs.gather(1, target)
+            index = torch.arange(len(h), device=h.device), target  # scatter_ would copy all of probs
+            chosen = probs[index]
             total -= chosen.to(wide).clamp_min(torch.finfo(wide).tiny).log().sum()  # (5)
-            probs.scatter_(1, target, chosen - 1)  # (6) d logits = p - onehot
+            probs[index] = chosen - 1  # (6) d logits = p - onehot
             torch.mm(probs, weight_VD, out=d_h[start : start + rows])
             part = probs.t() @ h
             d_weight = part if d_weight is None else d_weight.to(wide).add_(part)
