@@ -132,7 +132,7 @@ def set_up_torch(seed: int) -> None:
     threads = os.environ.get("LLM_THREADS")
     if threads:
         torch.set_num_threads(int(threads))
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # the longer-named twin imports the compiler: a second
     # No filling of fresh memory with NaN: what makes a tensor here writes all of it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

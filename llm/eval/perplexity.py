@@ -80,7 +80,7 @@ def score_documents(
     """Nats of each document, in the order given; `bits_per_byte` explains what is scored.
 
     Args:
-        seq_len: tokens a window holds. stride: new tokens per further window (default seq_len // 2), so that
+        seq_len: tokens a window holds. stride: new tokens per further window (default 3/4 seq_len), so that
             each token but those of the first window has at least seq_len - stride tokens of context.
         batch_rows: a batch holds about batch_rows * seq_len tokens. label: shows a progress bar of that name.
     """
@@ -105,7 +105,7 @@ def _text_tokens(ids: Sequence[int]) -> Sequence[int]:
 
 def _windows(document: int, ids: Sequence[int], seq_len: int, stride: int | None) -> list[tuple[int, Row]]:
     """(document, row) for windows that together score every target ids[1:] once."""
-    step = stride or max(seq_len // 2, 1)
+    step = stride or max(seq_len * 3 // 4, 1)
     if not 1 <= step <= seq_len:
         raise ValueError(f"eval.stride: {step} must be from 1 to seq_len ({seq_len})")
     n_inputs, scored, windows = len(ids) - 1, 0, []

@@ -1,6 +1,6 @@
 """collect: everything the report card shows, read from what the stages left behind.
 
-Nothing is computed anew and nothing is invented: what is not there is left out here and shown as "—".
+Nothing is measured anew and nothing is invented: what is not there is left out here and shown as "—".
 """
 
 import csv
@@ -43,11 +43,13 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """metrics: `dedup`, `encode/pretrain`, … as in metrics/. evals: by model. quantized: by method, in the order of
-    params.yaml. curves: rows of plots/<stage>.csv. facts: seconds, memory, speed by stage, of this machine."""
+    """metrics: `dedup`, `encode/pretrain`, … as in metrics/. evals: by model. scores: task -> model -> example ->
+    metric -> number. quantized: by method, in the order of params.yaml. curves: rows of plots/<stage>.csv.
+    facts: seconds, memory, speed by stage, of this machine."""
 
     metrics: dict[str, Any]
     evals: dict[str, Any]
+    scores: dict[str, dict[str, dict[str, dict[str, float]]]]
     quantized: dict[str, Any]
     curves: dict[str, list[dict[str, float | None]]]
     samples: list[Sample]
@@ -64,6 +66,7 @@ def collect(root: Path) -> Report:
         ValueError: a file that is there but damaged.
     """
     metrics = root / "metrics"
+    records = root / "data" / "records"
     names = ("download", "dedup", "filter", "tokenizer", *TRAINED)
     nested = [
         f"{folder.name}/{file.stem}"
@@ -73,9 +76,10 @@ def collect(root: Path) -> Report:
     return Report(
         metrics=_present({name: metrics / f"{name}.json" for name in (*names, *nested)}),
         evals=_present({model: metrics / "eval" / f"{model}.json" for model in MODELS}),
+        scores=read_scores(records),
         quantized=_present({m: metrics / "quantize" / f"{m}.json" for m in chosen_methods(root)}),
         curves={stage: rows for stage in TRAINED if (rows := read_curve(root / "plots" / f"{stage}.csv"))},
-        samples=list(read_samples(root / "data" / "records")),
+        samples=list(read_samples(records)),
         pictures={
             path.stem: path.read_bytes() for path in sorted((root / "plots" / "analyze").glob("*.png"))
         },
@@ -135,6 +139,17 @@ def read_samples(records: Path) -> Iterator[Sample]:
                     answers={model: found[model]["answer"] for model in found},
                     scores={m: found[m]["scores"]["reward"] for m in found if "reward" in found[m]["scores"]},
                 )
+
+
+def read_scores(records: Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """task -> model -> example -> metric -> number, for the tasks whose records carry scores."""
+    scores: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for model in MODELS:
+        for file in sorted((records / model).glob("*.jsonl")):
+            found = {name: record["scores"] for name, record in _records(file).items() if "scores" in record}
+            if found:
+                scores.setdefault(file.stem, {})[model] = found
+    return scores
 
 
 def _records(path: Path) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from llm.report.collect import Report
 from llm.report.tables import (
     Table,
+    changes_table,
     funnel_table,
     models_table,
     quantized_table,
@@ -15,6 +16,7 @@ def to_markdown(report: Report) -> str:
     """metrics/report.md: a title, then one section for each table that has rows."""
     tables = [
         models_table(report),
+        changes_table(report),
         quantized_table(report),
         training_table(report),
         funnel_table(report),
@@ -24,8 +26,8 @@ def to_markdown(report: Report) -> str:
 
 
 def summary(report: Report) -> str:
-    """The models and their quantized forms: what `make repro` prints at its end."""
-    tables = [models_table(report), quantized_table(report)]
+    """The models, what each stage changed, and the quantized forms: what `make repro` prints at its end."""
+    tables = [models_table(report), changes_table(report), quantized_table(report)]
     return "\n".join(section(table) for table in tables if table.rows).rstrip()
 
 

@@ -14,6 +14,7 @@ from llm.report.style import CSS
 from llm.report.tables import (
     NONE,
     Table,
+    changes_table,
     count,
     decimal,
     dig,
@@ -47,6 +48,7 @@ def to_html(report: Report) -> str:
     """The whole page."""
     sections = [
         ("results", "Results", _results(report)),
+        ("changes", "Changes", _table(changes_table(report))),
         ("quantized", "Quantized", _table(quantized_table(report)) + _speeds(report)),
         ("samples", "Samples", "".join(_sample(sample) for sample in report.samples)),
         ("curves", "Learning curves", _curves(report)),

@@ -3,6 +3,9 @@
 A value that does not exist is "—" everywhere.
 """
 
+import itertools
+import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -167,6 +170,40 @@ def models_table(report: Report) -> Table:
         head=["metric", "examples", *MODELS],
         rows=rows,
     )
+
+
+def changes_table(report: Report) -> Table:
+    """What sft did to base and align to sft, example by example."""
+    pairs = list(itertools.pairwise(MODELS))
+    rows = []
+    for (task, metric), (label, better, _) in METRICS.items():
+        by_model = report.scores.get(task, {})
+        changes = [paired_change(by_model.get(old, {}), by_model.get(new, {}), metric) for old, new in pairs]
+        if better and any(change is not None for change in changes):
+            n = max(change.n for change in changes if change is not None)
+            cells = (NONE if change is None else signed(change.value, change.se, 3) for change in changes)
+            rows.append([label, count(n), *cells])
+    return Table(
+        title="Changes",
+        note="The same examples, so a change is taken example by example: its mean ± the standard error of that mean.",
+        head=["metric", "examples", *(f"{old} → {new}" for old, new in pairs)],
+        rows=rows,
+    )
+
+
+def paired_change(
+    old: dict[str, dict[str, float]], new: dict[str, dict[str, float]], metric: str
+) -> Score | None:
+    """Mean difference over the examples both have, with its standard error; None when they share no example."""
+    changes = [
+        new[name][metric] - old[name][metric]
+        for name in old
+        if metric in old[name] and metric in new.get(name, {})
+    ]
+    if not changes:
+        return None
+    error = statistics.stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else None
+    return Score(value=statistics.fmean(changes), se=error, n=len(changes))
 
 
 def quantized_table(report: Report) -> Table:

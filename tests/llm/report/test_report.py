@@ -1,5 +1,6 @@
 """The report card: what is there is shown, what is not is a dash, and nothing else."""
 
+import json
 import re
 import subprocess
 from html.parser import HTMLParser
@@ -145,10 +146,27 @@ def test_markdown_is_deterministic_and_free_of_machine_facts(tree: Path) -> None
     assert before.endswith("|\n")
 
 
-def test_summary_is_the_first_two_tables(tree: Path) -> None:
+def test_changes_are_paired(tree: Path) -> None:
+    """Four examples, of which one is missing in one model: differences 1, 0, 1 have mean 2/3 and error 1/3."""
+    for model, values in (("base", [0, 1, 0, 1]), ("sft", [1, 1, 1])):
+        file = tree / "data" / "records" / model / "choice.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            "".join(
+                json.dumps({"id": str(i), "kind": "easy", "scores": {"accuracy": value}}) + "\n"
+                for i, value in enumerate(values)
+            )
+        )
+    (tree / "data" / "records" / "aligned" / "choice.jsonl").unlink(missing_ok=True)
+    report = collect(tree)
+    assert table_rows(to_markdown(report))["next-reply choice, accuracy"] == ["3", "+0.667 ± 0.333", "—"]
+    assert "+0.667 ± 0.333" in to_html(report)
+
+
+def test_summary_is_the_first_three_tables(tree: Path) -> None:
     text = summary(collect(tree))
     assert to_markdown(collect(tree)).startswith(f"# Report\n\n{text}")
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Models", "Quantized"]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Models", "Changes", "Quantized"]
 
 
 class Page(HTMLParser):
@@ -294,6 +312,7 @@ def test_models_table_of_nothing_is_empty() -> None:
     empty = Report(
         metrics={},
         evals={},
+        scores={},
         quantized={},
         curves={},
         samples=[],
