@@ -212,6 +212,21 @@ class Quantizer(ABC):
         """The quantised layer; `linear` is not changed."""
 
 
+class RoundToNearest(Quantizer):
+    """Scales from the weights alone (1), codes by rounding (2); no data. The base of `rtn_int8` and `rtn_int4`."""
+
+    def __init__(self, *, group_size: int, clip_steps: int = 0) -> None:
+        self.group_size, self.clip_steps = group_size, clip_steps
+
+    def quantize(self, linear: nn.Linear, stats: Any = None) -> QuantLinear:
+        group = group_width(linear.in_features, self.group_size)
+        weight_OI = linear.weight.detach().float()
+        scales_ON = symmetric_scales(weight_OI, bits=self.bits, group=group, clip_steps=self.clip_steps)
+        out = QuantLinear.like(linear, bits=self.bits, group=group)
+        out.store(round_to_nearest(weight_OI, scales_ON, bits=self.bits, group=group), scales_ON)
+        return out
+
+
 def linear_layers(model: Decoder) -> list[str]:
     """Names of the linear layers of the blocks, in the order of `named_modules` (the head is not one)."""
     return [f"blocks.{n}" for n, m in model.blocks.named_modules() if isinstance(m, (nn.Linear, QuantLinear))]

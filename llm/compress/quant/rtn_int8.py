@@ -10,16 +10,7 @@ Shapes      O output features, I input features
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
-from llm.compress.quant.base import (
-    Quantizer,
-    QuantLinear,
-    empty_layers,
-    group_width,
-    round_to_nearest,
-    symmetric_scales,
-)
+from llm.compress.quant.base import RoundToNearest, empty_layers
 from llm.nn.model import Decoder
 from llm.params import from_dict
 
@@ -35,21 +26,14 @@ class Config:
             raise ValueError(f"group_size ({self.group_size}) must not be negative; 0 = one scale a row")
 
 
-class RoundToNearestInt8(Quantizer):
+class RoundToNearestInt8(RoundToNearest):
     """scale = max|w| / 127; code = round(w / scale)."""
 
     bits = 8
 
     def __init__(self, config: Config) -> None:
+        super().__init__(group_size=config.group_size)
         self.config = config
-
-    def quantize(self, linear: nn.Linear, stats: Any = None) -> QuantLinear:
-        group = group_width(linear.in_features, self.config.group_size)
-        weight_OI = linear.weight.detach().float()
-        scales_ON = symmetric_scales(weight_OI, bits=self.bits, group=group)  # (1)
-        out = QuantLinear.like(linear, bits=self.bits, group=group)
-        out.store(round_to_nearest(weight_OI, scales_ON, bits=self.bits, group=group), scales_ON)  # (2)
-        return out
 
 
 def prepare(model: Decoder, quantization: dict[str, Any]) -> None:
