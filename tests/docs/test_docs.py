@@ -10,14 +10,8 @@ import pytest
 from llm import docs
 
 ROOT = Path(__file__).resolve().parents[2]
-FREE_PAGES = {
-    "benchmarks.md",
-    "index",
-    "guide",
-    "glossary",
-    "papers",
-    "log",
-}  # pages about more than one module
+# pages about more than one module
+FREE_PAGES = {"benchmarks", "index", "guide", "glossary", "papers", "log"}
 FENCE = re.compile(
     r"^(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=fence) *$", re.MULTILINE | re.DOTALL
 )
