@@ -29,8 +29,14 @@ class FilterParams:
 
     normalize: NormalizeParams
     markup: Annotated[Any, Family("llm.data.filters")]
+    language: Annotated[Any, Family("llm.data.filters")]
     quality: Annotated[Any, Family("llm.data.filters")]
+    repetition: Annotated[Any, Family("llm.data.filters")]
+    lines: Annotated[Any, Family("llm.data.filters")]
+    structure: Annotated[Any, Family("llm.data.filters")]
+    perplexity: Annotated[Any, Family("llm.data.filters")]
     simplicity: Annotated[Any, Family("llm.data.filters")]
+    contamination: Annotated[Any, Family("llm.data.filters")]
     privacy: Annotated[Any, Family("llm.data.filters")]
 
 

@@ -4,24 +4,31 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from llm.data.document import Document, read_documents, write_documents
+from llm.data.filter import FilterParams
 from llm.runtime import hash_files
 
-PARAMS = """\
-dedup:
-  exact: {kind: exact}
-  near: {kind: minhash, threshold: 0.7}
-filter:
+ON = """\
   normalize: {mojibake: true}
   markup: {kind: html}
   quality: {kind: quality, min_words: 10}
-  simplicity: {kind: none}
   privacy: {kind: pii, max_hits: 5}
-analyze: {top_words: 5}
+"""
+OFF = "".join(
+    f"  {field.name}: {{kind: none}}\n" for field in fields(FilterParams) if f" {field.name}:" not in ON
+)
+PARAMS = f"""\
+dedup:
+  exact: {{kind: exact}}
+  near: {{kind: minhash, threshold: 0.7}}
+filter:
+{ON}{OFF}
+analyze: {{top_words: 5}}
 """
 STEPS = [
     "dedup --input raw --out dedup --dropped dropped/dedup --metrics metrics/dedup.json",

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,16 @@ from llm.data.funnel import read_dropped
 from llm.data.normalize import NormalizeParams
 
 OFF = none.Config()
-ALL_OFF = FilterParams(normalize=NormalizeParams(), markup=OFF, quality=OFF, simplicity=OFF, privacy=OFF)
-ON = FilterParams(
-    normalize=NormalizeParams(),
+SLOTS = [field.name for field in fields(FilterParams)]
+
+
+def slots(**chosen: Any) -> FilterParams:
+    """The chosen slots on, all others off."""
+    return FilterParams(**dict.fromkeys(SLOTS, OFF) | {"normalize": NormalizeParams()} | chosen)
+
+
+ALL_OFF = slots()
+ON = slots(
     markup=html.Config(),
     quality=quality.Config(),
     simplicity=simplicity.Config(vocabulary=4000, min_share=0.5),
@@ -85,25 +93,19 @@ def test_all_off_still_normalises_and_nothing_else() -> None:
 
 
 def test_the_slots_are_the_fields_in_order() -> None:
-    assert list(build_filters(ON)) == ["normalize", "markup", "quality", "simplicity", "privacy"]
-    assert [type(f).__name__ for f in build_filters(ON).values()] == [
-        "Normalize",
-        "Html",
-        "Quality",
-        "Simplicity",
-        "Pii",
-    ]
+    filters = build_filters(ON)
+    assert list(filters) == SLOTS
+    on = {slot: type(f).__name__ for slot, f in filters.items() if not isinstance(f, none.NoFilter)}
+    assert list(on.values()) == ["Normalize", "Html", "Quality", "Simplicity", "Pii"]
+    assert SLOTS[0] == "normalize"
+    assert SLOTS[-1] == "privacy"  # placeholders such as <EMAIL> must not be there yet for the slots before
 
 
-def test_every_kind_fits_every_slot() -> None:
-    for kind in registry.kinds("llm.data.filters"):
-        config = registry.module("llm.data.filters", kind).Config()
-        filters = build_filters(
-            FilterParams(
-                normalize=NormalizeParams(), markup=config, quality=OFF, simplicity=OFF, privacy=config
-            )
-        )
-        assert len(filter_documents([document("1", TALE)], filters).kept) == 1
+@pytest.mark.parametrize("kind", registry.kinds("llm.data.filters"))
+def test_every_kind_fits_every_slot(kind: str) -> None:
+    config = registry.module("llm.data.filters", kind).Config()
+    for slot in SLOTS[1:]:
+        assert type(build_filters(slots(**{slot: config}))[slot]) is type(registry.build(config))
 
 
 def write_set(folder: Path, train: list[Document], validation: list[Document]) -> None:
