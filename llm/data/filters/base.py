@@ -2,8 +2,8 @@
 
 A filter judges one document at a time and never raises on its text: whatever a page holds, the answer is a
 Verdict. `judge` is pure, so documents may be judged in any order or process; a filter that must look at the
-corpus first does so in `fit`. Counting, writing the dropped documents and the order of filters are the
-caller's business (llm/data/filter.py).
+corpus first does so in `fit`, and one that must know what models are measured on is told in `refer`. Counting,
+writing the dropped documents and the order of filters are the caller's business (llm/data/filter.py).
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,13 +27,21 @@ class Verdict:
 
 
 class Filter:
-    """Keeps, edits or drops documents. `reasons`: every reason this filter can give."""
+    """Keeps, edits or drops documents. `reasons`: every reason this filter can give.
+
+    What it holds after `refer` and `fit` must survive pickling: documents are judged in several processes.
+    """
 
     reasons: tuple[str, ...] = ()
+    needs_references = False
     needs_fit = False
 
+    def refer(self, benchmarks: Mapping[str, Iterable[str]]) -> None:
+        """Take the texts models are measured on, by benchmark, before anything else; see `needs_references`."""
+        raise TypeError(f"{type(self).__name__} needs no references ({', '.join(benchmarks)})")
+
     def fit(self, documents: Iterable[Document]) -> None:
-        """Look at the whole corpus once before judging; only called when `needs_fit`."""
+        """Look at the whole corpus before judging, as often as needed; only called when `needs_fit`."""
         raise TypeError(f"{type(self).__name__} needs no fit over {type(documents).__name__}")
 
     def judge(self, document: Document) -> Verdict:
