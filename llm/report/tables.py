@@ -19,6 +19,7 @@ METRICS: dict[tuple[str, str], tuple[str, int, bool]] = {
     ("bpb", "bits_per_byte"): ("bits per byte, held-out text", -1, True),
     ("choice", "accuracy"): ("next-reply choice, accuracy", 1, True),
     ("choice", "accuracy_per_token"): ("next-reply choice, accuracy per token", 1, False),
+    ("choice", "accuracy_pmi"): ("next-reply choice, accuracy by what the prompt adds", 1, True),
     ("choice", "margin"): ("next-reply choice, margin in nats", 1, False),
     ("cloze", "accuracy"): ("last word of a sentence, accuracy", 1, False),
     ("cloze", "nats"): ("last word of a sentence, nats", -1, False),

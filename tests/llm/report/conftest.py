@@ -33,6 +33,7 @@ def evaluation(model: str) -> dict[str, Any]:
                 for k, v in (("all", 0.61), ("easy", 0.68), ("hard", 0.55), ("story", 0.6))
             },
             "accuracy_per_token": {"all": estimate(0.58 + up)},
+            "accuracy_pmi": {"all": estimate(0.57 + up)},
             "margin": {"all": estimate(1.9 + 10 * up, 0.4)},
         },
         "cloze": {

@@ -98,25 +98,45 @@ def pair(prompt, chosen, rejected):
     return document("easy", prompt=[{"role": "user", "content": prompt}], chosen=chosen, rejected=rejected)
 
 
-def test_choice_compares_sums_and_means_of_the_whole_reply():
+def reply_logp(player, prompt, reply):
+    """Summed log-probability of a reply and its end of turn, by a plain forward pass."""
+    letters = Letters()
+    header = [0, 2, *letters.encode_batch([f"user\n{prompt}"])[0], 3, *letters.encode_batch(["\n"])[0]]
+    header += [2, *letters.encode_batch(["assistant\n"])[0]]
+    return sum(logps(player.model, [*header, *letters.encode_batch([reply])[0], 3])[-len(reply) - 1 :])
+
+
+def test_choice_compares_sums_means_and_what_the_prompt_adds():
     player = subject()
     [record] = choice.build(choice.Config()).run(player, [pair("hi", "yes", "not at all")])
-    header = [0, 2, *Letters().encode_batch(["user\nhi"])[0], 3, *Letters().encode_batch(["\n"])[0]]
-    header += [2, *Letters().encode_batch(["assistant\n"])[0]]
-    sums = {}
-    for side, text in (("chosen", "yes"), ("rejected", "not at all")):
-        ids = [*header, *Letters().encode_batch([text])[0], 3]
-        sums[side] = sum(logps(player.model, ids)[-len(text) - 1 :])
+    sums, alone = (
+        {"chosen": reply_logp(player, p, "yes"), "rejected": reply_logp(player, p, "not at all")}
+        for p in ("hi", "")
+    )
+    pmi = {side: sums[side] - alone[side] for side in sums}
+    for side in sums:
         assert record[f"logp_{side}"] == pytest.approx(sums[side], abs=1e-4)
+        assert record[f"pmi_{side}"] == pytest.approx(pmi[side], abs=1e-4)
     assert record["n_tokens"] == [4, 11]
     assert record["scores"]["margin"] == pytest.approx(sums["chosen"] - sums["rejected"], abs=1e-4)
     assert record["scores"]["accuracy"] == float(sums["chosen"] > sums["rejected"])
     assert record["scores"]["accuracy_per_token"] == float(sums["chosen"] / 4 > sums["rejected"] / 11)
+    assert record["scores"]["accuracy_pmi"] == float(pmi["chosen"] > pmi["rejected"])
+
+
+def test_every_pair_gets_its_own_four_scores():
+    player = subject()
+    pairs = [pair("hi", "yes", "not at all"), pair("a longer one", "no", "never"), pair("x", "maybe so", "y")]
+    together = choice.build(choice.Config()).run(player, pairs)
+    for one, record in zip(pairs, together, strict=True):
+        [apart] = choice.build(choice.Config()).run(player, [one])
+        for key in ("logp_chosen", "logp_rejected", "pmi_chosen", "pmi_rejected"):
+            assert record[key] == pytest.approx(apart[key], abs=1e-4)
 
 
 def test_equal_replies_are_a_tie_and_a_tie_is_wrong():
     [record] = choice.build(choice.Config()).run(subject(), [pair("hi", "same", "same")])
-    assert record["scores"] == {"accuracy": 0.0, "accuracy_per_token": 0.0, "margin": 0.0}
+    assert set(record["scores"].values()) == {0.0}
 
 
 def test_a_long_prompt_loses_its_beginning_and_the_reply_is_kept():
