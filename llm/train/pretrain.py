@@ -39,7 +39,8 @@ SAMPLE_TOKENS = 40
 class PretrainParams(TrainingParams):
     """batch_rows: rows of a step; micro_rows: rows of one forward pass, chosen by memory alone.
 
-    Exactly one of steps and token_budget (tokens read, a multiple of a step's at least) is given.
+    Exactly one of steps, token_budget (tokens read) and byte_budget (bytes of text read, by the mean bytes of a
+    token of the training set: what makes runs with different tokenizers comparable) is given.
     eval_docs: validation documents measured during training; at the end all of them are.
     """
 
@@ -48,31 +49,33 @@ class PretrainParams(TrainingParams):
     steps: int | None
     token_budget: int | None
     eval_docs: int
+    byte_budget: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("batch_rows", "micro_rows", "eval_docs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
-        if (self.steps is None) == (self.token_budget is None):
-            raise ValueError(
-                f"give exactly one of steps ({self.steps}) and token_budget ({self.token_budget}), the other null"
-            )
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps ({self.steps}) must be positive")
-        if self.token_budget is not None and self.token_budget < 1:
-            raise ValueError(f"token_budget ({self.token_budget}) must be positive")
+        budgets = {name: getattr(self, name) for name in ("steps", "token_budget", "byte_budget")}
+        given = {name: value for name, value in budgets.items() if value is not None}
+        if len(given) != 1:
+            found = ", ".join(f"{name} {value}" for name, value in given.items()) or "none"
+            raise ValueError(f"give exactly one of {', '.join(budgets)} ({found}), the others null")
+        [(name, value)] = given.items()
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be positive")
 
-    def n_steps(self, seq_len: int) -> int:
-        """Optimizer steps: `steps`, or as many as the token budget pays for, rounded up."""
+    def n_steps(self, seq_len: int, bytes_per_token: Callable[[], float]) -> int:
+        """Optimizer steps: `steps`, or as many as the budget pays for, rounded up."""
         if self.steps is not None:
             return self.steps
-        return math.ceil((self.token_budget or 0) / (self.batch_rows * seq_len))
+        tokens = self.token_budget or (self.byte_budget or 0) / bytes_per_token()
+        return math.ceil(tokens / (self.batch_rows * seq_len))
 
-    def loop(self, seq_len: int) -> LoopParams:
+    def loop(self, seq_len: int, bytes_per_token: Callable[[], float]) -> LoopParams:
         """The part of the params the loop reads."""
         return LoopParams(
-            steps=self.n_steps(seq_len),
+            steps=self.n_steps(seq_len, bytes_per_token),
             log_every=self.log_every,
             eval_every=self.eval_every,
             save_every=self.save_every,
@@ -91,6 +94,7 @@ class Inputs:
     packed: PackedRows
     validation: EncodedSet
     tokenizer: Tokenizer
+    encoded: Path
     folders: tuple[Path, ...]  # what the result depends on
 
     @classmethod
@@ -100,7 +104,13 @@ class Inputs:
         vocabulary = load_tokenizer(tokenizer)
         check_tokenizer(rows.meta, vocabulary.hash, packed, tokenizer)
         check_tokenizer(held_out.meta, vocabulary.hash, encoded / "validation", tokenizer)
-        return cls(rows, held_out, vocabulary, (packed, encoded / "validation", tokenizer))
+        return cls(rows, held_out, vocabulary, encoded, (packed, encoded / "validation", tokenizer))
+
+    def bytes_per_token(self) -> float:
+        """Bytes of text for each scored token of the training documents."""
+        documents = EncodedSet.open(self.encoded / "train")
+        n_bytes = sum(document["n_bytes"] for document in documents.docs)
+        return float(n_bytes / documents.loss_mask.sum(dtype="int64"))
 
 
 def pretrain(
@@ -122,7 +132,7 @@ def pretrain(
     documents = validation_documents(inputs.validation)
     chosen = subset(documents, params.eval_docs, seed)
     settings = [seed, to_dict(model_config), to_dict(params)]
-    loop = params.loop(seq_len)
+    loop = params.loop(seq_len, inputs.bytes_per_token)
     result = train(
         model,
         next_token_loss,

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from llm import runtime
-from llm.data.encoded import write_encoded
+from llm.data.encoded import EncodedSet, write_encoded
 from llm.data.packed import RowSource
 from llm.nn import io
 from llm.optim import adamw, muon
@@ -63,16 +63,17 @@ def inputs(tmp_path_factory):
     config = bpe.Config(vocab_size=280, min_frequency=1, special_tokens=())
     tokenizer = train_tokenizer(bpe.build(config), TEXTS, root / "tokenizer", "toy")
     docs = [[tokenizer.eot_id, *tokenizer.encode(text), tokenizer.eot_id] for text in TEXTS]
-    held_out = [
+    documents = [
         (
             ids,
             [0, *[1] * (len(ids) - 1)],
             {"id": str(i), "kind": ("chat", "tales")[i % 2], "n_bytes": len(TEXTS[i])},
         )
-        for i, ids in enumerate(docs[:6])
+        for i, ids in enumerate(docs)
     ]
     facts = {"tokenizer_hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size}
-    write_encoded(root / "encoded" / "validation", held_out, set_name="pretrain", split="validation", **facts)
+    for split, part in (("validation", documents[:6]), ("train", documents[6:])):
+        write_encoded(root / "encoded" / split, part, set_name="pretrain", split=split, **facts)
     rows = np.concatenate([np.array(ids) for ids in docs[6:]])
     rows = rows[: len(rows) // (SEQ_LEN + 1) * (SEQ_LEN + 1)].reshape(-1, SEQ_LEN + 1)
     (root / "packed").mkdir()
@@ -172,6 +173,15 @@ def test_token_budget_decides_the_steps(run):
     assert json.loads((folder / "metrics" / "pretrain.json").read_text())["steps"] == 3
 
 
+def test_byte_budget_counts_bytes_of_text(run, inputs):
+    train = EncodedSet.open(inputs / "encoded" / "train")
+    n_bytes = sum(document["n_bytes"] for document in train.docs)
+    assert n_bytes == sum(len(text.encode()) for text in TEXTS[6:])
+    per_step = 4 * SEQ_LEN * n_bytes / int(train.loss_mask.sum())
+    folder = run("bytes", changed(steps=None, byte_budget=int(2.5 * per_step)))
+    assert json.loads((folder / "metrics" / "pretrain.json").read_text())["steps"] == 3
+
+
 def test_tokenizer_that_does_not_match_is_refused(run, inputs, tmp_path):
     other = tmp_path / "foreign"
     other.mkdir()
@@ -207,6 +217,7 @@ def test_nan_leaves_no_outs_but_one_line(run, tmp_path):
     [
         ({"steps": 5, "token_budget": 5}, "exactly one of steps"),
         ({"steps": None}, "exactly one of steps"),
+        ({"steps": None, "token_budget": 5, "byte_budget": 9}, "token_budget 5, byte_budget 9"),
         ({"steps": 0}, r"steps \(0\) must be positive"),
         ({"micro_rows": 0}, r"micro_rows \(0\)"),
         ({"log_every": 0}, r"log_every \(0\)"),
@@ -235,5 +246,5 @@ def test_params_reach_the_loop_unchanged():
         "telemetry_every": 17,
     }
     params = PretrainParams(batch_rows=2, micro_rows=1, steps=None, token_budget=100, eval_docs=1, **fields)
-    loop = params.loop(seq_len=20)
+    loop = params.loop(seq_len=20, bytes_per_token=lambda: 1.0)
     assert dataclasses.asdict(loop) == dataclasses.asdict(type(loop)(steps=3, **fields))
