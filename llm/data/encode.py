@@ -14,8 +14,10 @@ from typing import Any
 from llm.data.document import SPLITS, Document, read_documents
 from llm.data.encoded import EncodedDoc, EncodedSet, write_encoded
 from llm.runtime import output_dir, progress
+from llm.tokenizer.algorithms.base import Algorithm
 from llm.tokenizer.base import Tokenizer, load_tokenizer
 from llm.tokenizer.chat_template import Part, answered, assemble, conversation, texts
+from llm.tokenizer.encoder import Encoder, LibraryEncoder
 
 # The parts of one encoded document, and what docs.jsonl says about it besides id, kind and n_bytes.
 Layout = tuple[list[Part], dict[str, Any]]
@@ -24,20 +26,31 @@ _BATCH_CHARS = 1 << 20
 _AHEAD = 3
 
 
-def encode_set(set_name: str, source: Path, tokenizer_folder: Path, out: Path) -> dict[str, Any]:
+def encode_set(
+    set_name: str, source: Path, tokenizer_folder: Path, out: Path, algorithm: Algorithm | None = None
+) -> dict[str, Any]:
     """Encode both splits of a set into `out` and return counts for each.
 
+    algorithm: whose own encoder does the work; without one it is the library's. The ids are the same.
+
     Raises:
-        ValueError: an unknown set, an empty split, or a document without what its set needs.
+        ValueError: an unknown set, an empty split, a document without what its set needs, or a tokenizer
+            that another kind of algorithm made.
     """
     if set_name not in LAYOUTS:
         raise ValueError(f"--set: {set_name!r} is not one of {', '.join(LAYOUTS)}")
     tokenizer = load_tokenizer(tokenizer_folder)
+    if algorithm and algorithm.kind != tokenizer.kind:
+        raise ValueError(
+            f"{tokenizer_folder}: kind is {tokenizer.kind!r}, params.yaml.tokenizer.kind is "
+            f"{algorithm.kind!r}; run: dvc repro tokenizer"
+        )
+    encoder = algorithm.encoder(tokenizer) if algorithm else LibraryEncoder(tokenizer)
     report = {}
     with output_dir(out) as folder:
         for split in SPLITS:
             path = source / f"{split}.jsonl"
-            docs = encode_documents(tokenizer, read_documents(path), LAYOUTS[set_name], str(path))
+            docs = encode_documents(tokenizer, encoder, read_documents(path), LAYOUTS[set_name], str(path))
             write_encoded(
                 folder / split,
                 progress(docs, f"encode {split}"),
@@ -52,6 +65,7 @@ def encode_set(set_name: str, source: Path, tokenizer_folder: Path, out: Path) -
 
 def encode_documents(
     tokenizer: Tokenizer,
+    encoder: Encoder,
     documents: Iterable[Document],
     layout: Callable[[Tokenizer, Document], list[Layout]],
     where: str,
@@ -65,7 +79,7 @@ def encode_documents(
         waiting: deque[tuple[list[Layout], Future[list[list[int]]]]] = deque()
         for batch in _batches(_laid_out(tokenizer, documents, layout, where)):
             plain = [text for parts, _ in batch for text in texts(parts)]
-            waiting.append((batch, pool.submit(tokenizer.encode_batch, plain)))
+            waiting.append((batch, pool.submit(encoder.encode_batch, plain)))
             if len(waiting) == _AHEAD:
                 yield from _put_together(*waiting.popleft())
         while waiting:

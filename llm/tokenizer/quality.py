@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from llm.tokenizer.base import Tokenizer
+from llm.tokenizer.encoder import LibraryEncoder
 
 _WORD = re.compile(r"\S+")
 _BATCH_CHARS = 1 << 22
@@ -29,7 +30,8 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
     n_tokens = sum(counts)
     if not n_words:
         raise ValueError("tokenizer: nothing to measure, the texts hold no word; check the corpus")
-    single = sum(count for count, piece in zip(counts, tokenizer.pieces(), strict=True) if len(piece) == 1)
+    pieces = LibraryEncoder(tokenizer).piece_bytes
+    single = sum(count for count, piece in zip(counts, pieces, strict=True) if len(piece) == 1)
     return {
         "n_bytes": n_bytes,
         "n_tokens": n_tokens,

@@ -1,29 +1,77 @@
 """base: the interface of an algorithm that learns a vocabulary, and the folder it writes.
 
-`kind` in `params.yaml` names one module here. Each has a `Config` with at least `vocab_size` and
-`special_tokens`, and `build(config) -> Algorithm`.
+`kind` in `params.yaml` names one module here. Each has a `Config`, which extends `Size`, and
+`build(config) -> Algorithm`. Whatever learned a vocabulary, it ends in the same folder, which the `tokenizers`
+library encodes with; a kind with code of its own for encoding offers it through `Algorithm.encoder`.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import tokenizers
 
+from llm import registry
 from llm.runtime import write_json
 from llm.tokenizer import chat_template
 from llm.tokenizer.base import FORMAT, Tokenizer, load_tokenizer
+from llm.tokenizer.encoder import Encoder, LibraryEncoder
+from llm.tokenizer.special import special_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What every kind's Config holds, so that `kind` alone can be changed.
+
+    vocab_size: special tokens, the pieces a kind starts from (`alphabet` names them, `n_alphabet` says how
+    many) and learned pieces. min_frequency: what occurs less often is not learned.
+    """
+
+    vocab_size: int
+    min_frequency: int
+    special_tokens: tuple[str, ...]
+
+    alphabet: ClassVar[str] = "256 bytes"
+    n_alphabet: ClassVar[int] = 256
+
+    def __post_init__(self) -> None:
+        smallest = self.n_alphabet + len(special_tokens(self.special_tokens))
+        if self.vocab_size < smallest:
+            raise ValueError(
+                f"vocab_size ({self.vocab_size}) must hold {self.alphabet} and the special tokens: {smallest}"
+            )
+        if self.min_frequency < 1:
+            raise ValueError(f"min_frequency ({self.min_frequency}) must be at least 1")
 
 
 class Algorithm(ABC):
     """Learns a vocabulary from text. special_tokens: all of them, in id order."""
 
-    kind: str
-    special_tokens: tuple[str, ...]
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.kind = registry.kind_of(config)
+        self.special_tokens = special_tokens(config.special_tokens)
 
     @abstractmethod
     def train(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
         """A backend whose first ids are the special tokens; equal texts give equal bytes when saved."""
+
+    def encoder(self, tokenizer: Tokenizer) -> Encoder:
+        """What the encode stage encodes with; every kind gives the ids that the library gives."""
+        return LibraryEncoder(tokenizer)
+
+
+def backend_of(
+    model: Any, pre_tokenizer: Any, decoder: Any, special_tokens: Iterable[str] = ()
+) -> tokenizers.Tokenizer:
+    """Put a backend together; the special tokens must have their ids in the model already."""
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizer
+    backend.decoder = decoder
+    backend.add_special_tokens(list(special_tokens))
+    return backend
 
 
 def train_tokenizer(algorithm: Algorithm, texts: Iterable[str], folder: Path, where: str) -> Tokenizer:

@@ -5,8 +5,8 @@ Source      Gage 1994; Sennrich et al. 2016, arXiv 1508.07909; bytes and pre-tok
             Radford et al. 2019, section 2.2
 Cost        train O(n log n) for n characters of distinct words (heap of pairs, inverted index pair -> words);
             encode O(w log w) per word of w bytes, cached per word; state: vocab_size tokens and their merges
-Differs     from the papers: nothing; the `tokenizers` library does the work. The same rules in plain Python,
-            equal merge by merge and id by id: llm/tokenizer/teaching_bpe.py
+Differs     from the papers: nothing; the `tokenizers` library does the work. The same rules written out, equal
+            merge by merge and id by id: bpe_teaching.py to be read, bpe_fast.py to be used
 Shapes      none: strings in, integers out
 """
 
@@ -17,44 +17,21 @@ from dataclasses import dataclass
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from llm.tokenizer.algorithms.base import Algorithm
-from llm.tokenizer.special import special_tokens
-
-N_BYTES = 256
+from llm.tokenizer.algorithms.base import Algorithm, Size, backend_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Size):
     """vocab_size: special tokens + 256 bytes + merges. min_frequency: a rarer pair is not merged."""
-
-    vocab_size: int
-    min_frequency: int
-    special_tokens: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        smallest = N_BYTES + len(special_tokens(self.special_tokens))
-        if self.vocab_size < smallest:
-            raise ValueError(
-                f"vocab_size ({self.vocab_size}) must hold 256 bytes and the special tokens: {smallest}"
-            )
-        if self.min_frequency < 1:
-            raise ValueError(f"min_frequency ({self.min_frequency}) must be at least 1")
 
 
 class BytePairEncoding(Algorithm):
     """Byte-level BPE: any text is a sequence of bytes, so nothing is ever unknown."""
 
-    kind = "bpe"
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.special_tokens = special_tokens(config.special_tokens)
-
     def train(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        backend = tokenizers.Tokenizer(models.BPE())
         # Words as in GPT-2: a space belongs to the word after it; letters, digits and punctuation never mix.
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        backend.decoder = decoders.ByteLevel()
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        backend = backend_of(models.BPE(), words, decoders.ByteLevel())
         trainer = trainers.BpeTrainer(
             vocab_size=self.config.vocab_size,
             min_frequency=self.config.min_frequency,

@@ -1,0 +1,99 @@
+"""encoder: text and bytes to ids, and ids to bytes, by the library or by a kind's own code.
+
+Every stage that has a model reads text through `llm.tokenizer.base`. What is here serves those that make or
+judge a vocabulary: encoding in bulk, bytes that are no UTF-8, and the bytes of a single piece.
+"""
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from llm.tokenizer.base import Tokenizer
+from llm.tokenizer.byte_level import BYTE_TO_CHARACTER, unspell
+
+_BROKEN = re.compile("([\udc80-\udcff]+)")  # bytes that are not UTF-8, as `surrogateescape` shows them
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")  # one byte, where pieces are spelled in characters
+
+
+class Encoder(ABC):
+    """Text to ids and ids to bytes; equal to the library's on every text, whatever kind it belongs to.
+
+    model: the `model` of tokenizer.json, all that own code has to know (vocabulary, merges, scores).
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.model: dict[str, Any] = json.loads(tokenizer._backend.to_str())["model"]
+
+    @abstractmethod
+    def encode_valid(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, never a special token. What is no Unicode may raise any TypeError or ValueError."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; never a special token."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts. Raises ValueError naming the text that is no Unicode."""
+        try:
+            return self.encode_valid(texts)
+        except (TypeError, ValueError):
+            self.tokenizer.encode_batch(texts)  # names the text and the place
+            raise
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Ids of any bytes: stretches of UTF-8 as text, every byte between them on its own."""
+        parts = _BROKEN.split(data.decode("utf-8", errors="surrogateescape"))
+        ids: list[int] = []
+        for text, broken in zip(parts[::2], [*parts[1::2], ""], strict=True):
+            ids += self.encode(text) if text else []
+            ids += [self.byte_ids[byte] for byte in broken.encode("utf-8", errors="surrogateescape")]
+        return ids
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """The bytes of ids: decode_bytes(encode_bytes(data)) == data for all data."""
+        return b"".join([self.piece_bytes[index] for index in ids])
+
+    @cached_property
+    def piece_bytes(self) -> list[bytes]:
+        """The bytes of every piece, in id order; a special token's are those of its name."""
+        return piece_bytes(self.tokenizer, self.model)
+
+    @cached_property
+    def byte_ids(self) -> list[int]:
+        """For each of the 256 bytes the id that stands for it alone (where it matters: at the start of a word)."""
+        in_characters = self.model["type"] == "Unigram"
+        names = [f"<0x{byte:02X}>" for byte in range(256)] if in_characters else BYTE_TO_CHARACTER
+        ids = {piece: index for index, piece in enumerate(self.tokenizer.pieces())}
+        return [ids[name] for name in names]
+
+
+class LibraryEncoder(Encoder):
+    """The `tokenizers` library, on all cores."""
+
+    def encode_valid(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer.encode_batch(texts)
+
+
+def piece_bytes(tokenizer: Tokenizer, model: dict[str, Any]) -> list[bytes]:
+    """Every piece as bytes. How it is spelled follows from the type of the model.
+
+    BPE        one character a byte (byte_level.py)
+    WordPiece  the same, behind a prefix where the piece continues a word
+    Unigram    in characters, or `<0xE4>` for a single byte
+    """
+    prefix = model.get("continuing_subword_prefix") or ""
+    found = []
+    for piece in tokenizer.pieces():
+        if piece in tokenizer.special_ids:
+            found.append(piece.encode())
+        elif model["type"] != "Unigram":
+            found.append(unspell(piece.removeprefix(prefix)))
+        elif match := _BYTE_PIECE.fullmatch(piece):
+            found.append(bytes([int(match[1], 16)]))
+        else:
+            found.append(piece.encode())
+    return found
