@@ -4,9 +4,12 @@ Applied until nothing changes, so that normalize(normalize(x)) = normalize(x) ho
 pass after the first can only remove or merge characters. Text that is clean already passes byte for byte.
 """
 
+import functools
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from llm.data.document import Document
 from llm.data.filters.base import Filter, Verdict, drop, keep
@@ -30,12 +33,19 @@ _TAIL = "[" + "".join(re.escape(c) for c, b in _BYTE.items() if b < 0xC0) + "]"
 _MOJIBAKE = re.compile(f"[\u00c2\u00c3]{_TAIL}|\u00e2[\u0080\u0082\u20ac\u201a]{_TAIL}|\u00f0{_TAIL}{{3}}")
 
 
+Repair = Literal["none", "own", "ftfy"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NormalizeParams:
-    """mojibake: undo UTF-8 read as Latin-1. max_broken_frac: share of U+FFFD above which to drop."""
+    """mojibake: who undoes UTF-8 read as Latin-1. max_broken_frac: share of U+FFFD above which to drop."""
 
-    mojibake: bool = True
+    mojibake: Repair = "own"
     max_broken_frac: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.max_broken_frac <= 1.0:
+            raise ValueError(f"max_broken_frac ({self.max_broken_frac}) must lie in [0, 1]")
 
 
 class Normalize(Filter):
@@ -54,26 +64,64 @@ class Normalize(Filter):
         return keep(text, broken, {"normalized": 1} if text != document.text else None)
 
 
-def normalize(text: str, *, mojibake: bool = True) -> str:
+def normalize(text: str, *, mojibake: Repair = "own") -> str:
     """NFC, `\\n` line ends, no controls, no zero-width characters, at most two blank lines in a row."""
     while (changed := _once(text, mojibake)) != text:
         text = changed
     return text
 
 
-def _once(text: str, mojibake: bool) -> str:
+def _once(text: str, mojibake: Repair) -> str:
     if not text.isascii():
-        if mojibake:  # before controls go: the bytes 80..9F may stand there as such
-            text = _MOJIBAKE.sub(_repair, text)
+        text = _REPAIRS[mojibake](text)  # before controls go: the bytes 80..9F may stand there as such
         text = _ZERO_WIDTH.sub("", _SURROGATES.sub("\ufffd", text))
         text = unicodedata.normalize("NFC", text)
     text = _CONTROLS.sub("", _LINE_ENDS.sub("\n", text))
     return _BLANK_LINES.sub("\n\n\n", text)
 
 
-def _repair(match: re.Match[str]) -> str:
+def _repair_nothing(text: str) -> str:
+    return text
+
+
+def _repair_by_rule(text: str) -> str:
+    return _MOJIBAKE.sub(_decoded, text)
+
+
+def _decoded(match: re.Match[str]) -> str:
     """The character whose UTF-8 bytes were read one by one, or the match itself when they are none."""
     try:
         return bytes(_BYTE[character] for character in match.group()).decode("utf-8")
     except UnicodeDecodeError:
         return match.group()
+
+
+def _repair_by_ftfy(text: str) -> str:
+    """Only what was decoded wrongly: quotes, ligatures, widths and entities are as the author set them."""
+    return _ftfy()(text)
+
+
+@functools.cache
+def _ftfy() -> Callable[[str], str]:
+    from ftfy import TextFixerConfig, fix_text
+
+    config = TextFixerConfig(
+        unescape_html=False,
+        remove_terminal_escapes=False,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        uncurl_quotes=False,
+        fix_line_breaks=False,
+        fix_surrogates=True,
+        remove_control_chars=False,
+        normalization=None,
+        explain=False,
+    )
+    return functools.partial(fix_text, config=config)
+
+
+_REPAIRS: dict[Repair, Callable[[str], str]] = {
+    "none": _repair_nothing,
+    "own": _repair_by_rule,
+    "ftfy": _repair_by_ftfy,
+}

@@ -14,7 +14,7 @@ from llm.data.filter import FilterParams
 from llm.runtime import hash_files
 
 ON = """\
-  normalize: {mojibake: true}
+  normalize: {mojibake: own}
   markup: {kind: html}
   quality: {kind: quality, min_words: 10}
   privacy: {kind: pii, max_hits: 5}
