@@ -134,6 +134,41 @@ def chat(
     talk.chat(model, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
 
 
+tokenizer = typer.Typer(cls=OneLineErrors, help="Compare tokenizers.", no_args_is_help=True)
+app.add_typer(tokenizer, name="tokenizer")
+
+
+@tokenizer.command()
+def sweep(
+    corpus: Annotated[
+        Path, typer.Option(help="A set: a folder with train.jsonl and validation.jsonl.")
+    ] = Path("data/clean"),
+    kinds: Annotated[str, typer.Option(help="Kinds, separated by commas.")] = "bpe,wordpiece,unigram",
+    sizes: Annotated[
+        str, typer.Option(help="Vocabulary sizes, separated by commas.")
+    ] = "1024,2048,4096,8192",
+    megabytes: Annotated[
+        float, typer.Option(help="Text each small model reads; 0 trains none and takes seconds.")
+    ] = 0.0,
+    seeds: Annotated[int, typer.Option(help="Models for each vocabulary.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where the table and the picture go.")] = Path(
+        "report/tokenizer_sweep"
+    ),
+) -> None:
+    """Measure every kind of tokenizer at every size; with --megabytes also the bits per byte they lead to."""
+    from llm.commands import sweep as command
+
+    rows = command.sweep(
+        corpus,
+        kinds.split(","),
+        command.numbers(sizes, "--sizes"),
+        megabytes=megabytes,
+        seeds=seeds,
+        out=out,
+    )
+    typer.echo(command.markdown(rows) + str(out))
+
+
 @app.command()
 def report(
     out: Annotated[Path, typer.Option(help="The Markdown table.")] = Path("metrics/report.md"),

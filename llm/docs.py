@@ -185,9 +185,11 @@ def _help(root: Path) -> str:
     """A heading and a table of arguments for each command, from the signatures in llm/cli.py."""
     from llm.cli import app
 
+    groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
     return "\n\n".join(
-        _command_help(command.name or command.callback.__name__, command.callback)
-        for command in app.registered_commands
+        _command_help(prefix + (command.name or command.callback.__name__), command.callback)
+        for prefix, group in groups
+        for command in (group.registered_commands if group else [])
         if command.callback
     )
 

@@ -1,9 +1,11 @@
+import math
+
 import pytest
 
 from llm.tokenizer.algorithms import bpe
 from llm.tokenizer.algorithms.base import train_tokenizer
 from llm.tokenizer.base import Tokenizer
-from llm.tokenizer.quality import batches, measure
+from llm.tokenizer.quality import batches, measure, renyi_efficiency
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +19,9 @@ def test_numbers_by_hand(tokenizer: Tokenizer) -> None:
     assert tokenizer.pieces()[260:] == ["aa", "Ġaa"]
     # " aa" is one token, " b" two single bytes, "é" two single bytes that make one word with b
     measured = measure(tokenizer, [" aa bé", " aa"])
+    frequencies = [2 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6]
+    entropy = math.log(sum(p**2.5 for p in frequencies)) / (1 - 2.5)
+    assert measured.pop("renyi") == pytest.approx(entropy / math.log(262))
     assert measured == {
         "n_bytes": 10,
         "n_tokens": 6,
@@ -24,7 +29,14 @@ def test_numbers_by_hand(tokenizer: Tokenizer) -> None:
         "fertility": 2.0,  # 6 tokens, 3 words
         "single_byte_frac": 4 / 6,
         "used_vocab_frac": 5 / 262,  # " aa", " ", "b" and the two bytes of é
+        "whole_words_frac": 2 / 3,  # " aa" twice, " bé" not
     }
+
+
+def test_renyi_efficiency_of_known_distributions() -> None:
+    assert renyi_efficiency([5, 5, 5, 5]) == pytest.approx(1.0)
+    assert renyi_efficiency([7, 0, 0, 0]) == pytest.approx(0.0)
+    assert renyi_efficiency([5, 5, 0, 0]) == pytest.approx(0.5)  # log 2 / log 4
 
 
 def test_nothing_to_measure(tokenizer: Tokenizer) -> None:
