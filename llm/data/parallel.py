@@ -189,19 +189,24 @@ class _Dask(Generic[B, R]):
         self.capacity = sum(self._client.nthreads().values()) * _AHEAD
         # the result of a task, not scattered data: that is lost with the worker which holds it
         self._function = self._client.submit(_same, function, pure=False)
-        self._tasks: deque[tuple[int, Any]] = deque()
+        self._tasks: deque[tuple[int, B, Any]] = deque()
         self._given = 0
 
     def give(self, batch: B) -> None:
         self._given += 1
-        self._tasks.append((self._given, self._client.submit(_apply, self._function, batch, pure=False)))
+        self._tasks.append((self._given, batch, self._submit(batch)))
 
     def take(self) -> R:
         from distributed import KilledWorker
 
-        number, task = self._tasks.popleft()
+        number, batch, task = self._tasks.popleft()
         try:
-            return task.result()
+            try:
+                return task.result()
+            except (
+                KilledWorker
+            ):  # dask blames every batch that waited for a worker when it died: try this one alone
+                return self._alone(batch)
         except KilledWorker as error:
             raise ValueError(
                 f"batch {number}: the dask workers it ran on died each time ({error}); give them more memory"
@@ -213,7 +218,16 @@ class _Dask(Generic[B, R]):
         return None  # the cluster stays for the next call
 
     def stop(self) -> None:
-        self._client.cancel([task for _, task in self._tasks])
+        self._client.cancel([task for _, _, task in self._tasks])
+
+    def _submit(self, batch: B) -> Any:
+        return self._client.submit(_apply, self._function, batch, pure=False)
+
+    def _alone(self, batch: B) -> R:
+        from distributed import wait as wait_all
+
+        wait_all([task for _, _, task in self._tasks])
+        return self._submit(batch).result()
 
 
 def _same(function: Callable[[B], R]) -> Callable[[B], R]:
