@@ -11,18 +11,22 @@ from llm.runtime import run_stage, write_json
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
+    seed: int
     pack: PackParams
 
 
 def main() -> None:
     cli = ArgumentParser(description=__doc__)
-    for flag in ("--input", "--out", "--metrics"):
+    for flag in ("--input", "--tokenizer", "--out", "--metrics"):
         cli.add_argument(flag, type=Path, required=True)
     cli.add_argument("--set", choices=("pretrain", "sft"), required=True)
     args = cli.parse_args()
     params = load_params(Params)
 
-    write_json(args.metrics, pack_set(args.set, args.input / "train", args.out, params.pack))
+    report = pack_set(
+        args.set, args.input / "train", args.out, params.pack, tokenizer=args.tokenizer, seed=params.seed
+    )
+    write_json(args.metrics, report)
 
 
 if __name__ == "__main__":

@@ -7,62 +7,75 @@
       meta.json       n_rows, seq_len, dtype, vocab_size, tokenizer_hash, fill_frac, set, split
 
 A row gives seq_len inputs and, one place to the right, seq_len targets. A longer document of the pretrain set
-is cut into pieces; each piece begins with the last token of the piece before, unscored, so that every target
-is scored exactly once. A longer example of another set loses its end.
+is cut into pieces; each piece begins with the last token of the piece before, or with more, as context that is
+not scored, so that every target is scored exactly once. A longer example of another set loses its end.
 
-Equations   (1)-(2) in docs/data/pack.md; comments below carry the same numbers.
+Equations   (1) in docs/data/pack.md; comments below carry the same numbers.
 Shapes      P pieces, R rows, W = seq_len + 1 tokens a row, N tokens of a chunk of rows
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
 from llm import registry
-from llm.data.encoded import EncodedSet, dtype_of
+from llm.data.chunking import truncate
+from llm.data.chunking.base import Chunker
+from llm.data.encoded import EncodedSet, check_tokenizer, dtype_of
+from llm.data.mixing.base import read_order, realised
+from llm.data.packing.base import Cutter, Strategy
+from llm.data.pieces import Pieces, chunk_documents, has_target, repeat_documents
+from llm.data.token_text import TextReader
 from llm.params import Family
 from llm.runtime import atomic_file, output_dir, progress, write_json
+from llm.tokenizer.base import load_tokenizer
 
 SPLIT_SETS = ("pretrain",)  # sets whose long documents are cut into pieces; the others are truncated
+MIXED_SETS = (
+    "pretrain",
+)  # sets whose kinds of documents are mixed; of the others each document is read once
 MAX_SEQ_LEN = (1 << 16) - 2  # segment numbers are 16 bits wide
 _ROWS_PER_CHUNK = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackParams:
-    """seq_len: tokens the model reads at once in training (a row stores one more, the last target)."""
+    """seq_len: tokens the model reads at once in training (a row stores one more, the last target).
+
+    mix: which documents are read how often. chunk: how a document longer than a row is cut; both for the
+    pretrain set alone. strategy: which pieces share a row.
+    """
 
     seq_len: int
+    mix: Annotated[Any, Family("llm.data.mixing")]
+    chunk: Annotated[Any, Family("llm.data.chunking")]
     strategy: Annotated[Any, Family("llm.data.packing")]
 
     def __post_init__(self) -> None:
         if not 1 <= self.seq_len <= MAX_SEQ_LEN:
             raise ValueError(f"seq_len ({self.seq_len}) must be between 1 and {MAX_SEQ_LEN}")
+        overlap = registry.build(self.chunk).overlap
+        if overlap >= self.seq_len:
+            raise ValueError(f"chunk.overlap ({overlap}) must be less than seq_len ({self.seq_len})")
+        strategy, chunk = registry.kind_of(self.strategy), registry.kind_of(self.chunk)
+        if isinstance(registry.build(self.strategy), Cutter) and chunk != "fixed":
+            raise ValueError(
+                f"chunk.kind ({chunk}) must be fixed: strategy {strategy} cuts documents where rows end"
+            )
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """Stretches of tokens.bin that stay together: where each starts and how many tokens it has, int64 [P]."""
-
-    starts: np.ndarray
-    lengths: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def pick(self, which: np.ndarray) -> "Pieces":
-        """The pieces at an index or boolean array."""
-        return Pieces(self.starts[which], self.lengths[which])
-
-
-def pack_set(set_name: str, source: Path, out: Path, params: PackParams) -> dict[str, Any]:
+def pack_set(
+    set_name: str, source: Path, out: Path, params: PackParams, *, tokenizer: Path, seed: int
+) -> dict[str, Any]:
     """Pack an encoded split of a set into `out` and return the counts.
 
+    tokenizer: read only by a chunker that cuts by the text. seed: which documents a mixture repeats.
+
     Raises:
-        ValueError: the split belongs to another set, or nothing in it is scored.
+        ValueError: the split belongs to another set, nothing in it is scored, or a mixture wants no document.
     """
     encoded = EncodedSet.open(source)
     if encoded.meta["set"] != set_name:
@@ -70,71 +83,97 @@ def pack_set(set_name: str, source: Path, out: Path, params: PackParams) -> dict
             f"{source}/meta.json: set is '{encoded.meta['set']}', expected '{set_name}'; fix --input"
         )
     width = params.seq_len + 1
-    cut = (split_documents if set_name in SPLIT_SETS else truncate_documents)(encoded.offsets, width)
-    pieces = cut.pick(has_target(cut, encoded.loss_mask))
+    lengths_D = np.diff(encoded.offsets.astype(np.int64))
+    order_N, mix = _mix(encoded, lengths_D, params, seed)
+    strategy: Strategy = registry.build(params.strategy)
+    if isinstance(strategy, Cutter):
+        cut = strategy.cut(lengths_D[order_N], width)
+        cut = replace(cut, docs=order_N[cut.docs])
+    else:
+        cut = repeat_documents(_chunk(encoded, lengths_D, params, tokenizer), order_N)
+    pieces = cut.pick(has_target(cut, _starts(encoded, cut), encoded.loss_mask))
     if not len(pieces):
         raise ValueError(
             f"{source}: no scored token in the first {width} of any document; raise pack.seq_len"
         )
-    rows_P = registry.build(params.strategy).assign(pieces.lengths, width)
-    n_rows = int(rows_P.max()) + 1
-    fill_frac = int(pieces.lengths.sum()) / (n_rows * width)
-    kept = ("set", "split", "dtype", "vocab_size", "tokenizer_hash")
-    meta = {key: encoded.meta[key] for key in kept}
-    with output_dir(out) as folder:
-        n_scored = _write_rows(folder, encoded, pieces, rows_P, width)
-        write_json(
-            folder / "meta.json",
-            {**meta, "n_rows": n_rows, "seq_len": params.seq_len, "fill_frac": fill_frac},
-        )
+    rows_P = strategy.assign(pieces.lengths, width)
+    counts = _write(out, encoded, pieces, rows_P, params.seq_len)
     return {
-        **_funnel(encoded, cut, width, truncated=set_name not in SPLIT_SETS),
+        **_funnel(lengths_D, order_N, cut, width),
         "n_dropped_unscored": len(cut) - len(pieces),
+        **counts,
+        **mix,
+    }
+
+
+def _write(
+    out: Path, encoded: EncodedSet, pieces: Pieces, rows_P: np.ndarray, seq_len: int
+) -> dict[str, int | float]:
+    """Write a packed folder and return what is in it."""
+    n_rows = int(rows_P.max()) + 1
+    fill_frac = int(pieces.lengths.sum()) / (n_rows * (seq_len + 1))
+    kept = {key: encoded.meta[key] for key in ("set", "split", "dtype", "vocab_size", "tokenizer_hash")}
+    with output_dir(out) as folder:
+        n_scored = _write_rows(folder, encoded, pieces, rows_P, seq_len + 1)
+        meta = {**kept, "n_rows": n_rows, "seq_len": seq_len, "fill_frac": fill_frac}
+        write_json(folder / "meta.json", meta)
+    return {
         "n_pieces": len(pieces),
         "n_rows": n_rows,
         "n_scored": n_scored,
         "fill_frac": fill_frac,
-        "scored_frac": n_scored / (n_rows * params.seq_len),
+        "scored_frac": n_scored / (n_rows * seq_len),
     }
 
 
-def _funnel(encoded: EncodedSet, cut: "Pieces", width: int, *, truncated: bool) -> dict[str, int]:
-    """What came in, and what was lost to truncation."""
-    lengths_D = np.diff(encoded.offsets.astype(np.int64))
+def _funnel(lengths_D: np.ndarray, order_N: np.ndarray, cut: Pieces, width: int) -> dict[str, int]:
+    """What came in, what is read once more as context, and what was lost to truncation."""
+    ends_D = np.zeros_like(lengths_D)
+    np.maximum.at(ends_D, cut.docs, cut.starts + cut.lengths)
     return {
-        "n_docs": len(encoded),
-        "n_tokens": len(encoded.tokens),
+        "n_docs": len(lengths_D),
+        "n_tokens": int(lengths_D.sum()),
         "n_long_docs": int((lengths_D > width).sum()),
-        "n_truncated_tokens": len(encoded.tokens) - int(cut.lengths.sum()) if truncated else 0,
+        "n_context_tokens": int(cut.contexts[cut.starts > 0].sum()),
+        "n_truncated_tokens": int((lengths_D - ends_D)[order_N].sum()),
     }
 
 
 # ---------------------------------------------------------------- documents to pieces
 
 
-def split_documents(offsets: np.ndarray, width: int) -> Pieces:
-    """Cut documents into pieces of at most `width` tokens that overlap by one (1)."""
-    starts_D, lengths_D = offsets[:-1].astype(np.int64), np.diff(offsets.astype(np.int64))
-    step = width - 1
-    counts_D = np.maximum(
-        -(-(lengths_D - 1) // step), 1
-    )  # ceil((n - 1) / seq_len) pieces, as many as targets need
-    doc_P = np.repeat(np.arange(len(starts_D)), counts_D)
-    nth_P = np.arange(len(doc_P)) - np.repeat(np.cumsum(counts_D) - counts_D, counts_D)
-    return Pieces(starts_D[doc_P] + nth_P * step, np.minimum(lengths_D[doc_P] - nth_P * step, width))
+def _mix(
+    encoded: EncodedSet, lengths_D: np.ndarray, params: PackParams, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Documents as they are read, and for a mixed set what the metrics say about it."""
+    if encoded.meta["set"] not in MIXED_SETS:
+        return np.arange(len(lengths_D)), {}
+    kinds_D = [record["kind"] for record in encoded.docs]
+    tokens: dict[str, int] = dict.fromkeys(sorted(set(kinds_D)), 0)
+    for kind, length in zip(kinds_D, lengths_D.tolist(), strict=True):
+        tokens[kind] += length
+    wanted = registry.build(params.mix).wanted(tokens)
+    order_N = read_order(kinds_D, lengths_D, wanted, seed)
+    if not len(order_N):
+        raise ValueError(f"{encoded.folder}: the mixture wants no document; raise pack.mix.total_frac")
+    return order_N, {"mix": realised(kinds_D, lengths_D, order_N, wanted)}
 
 
-def truncate_documents(offsets: np.ndarray, width: int) -> Pieces:
-    """One piece a document: its first `width` tokens."""
-    return Pieces(offsets[:-1].astype(np.int64), np.minimum(np.diff(offsets.astype(np.int64)), width))
+def _chunk(encoded: EncodedSet, lengths_D: np.ndarray, params: PackParams, tokenizer: Path) -> Pieces:
+    """The documents of a split set cut by the chosen chunker, of another set truncated."""
+    split = encoded.meta["set"] in SPLIT_SETS
+    chunker: Chunker = registry.build(params.chunk) if split else truncate.build(truncate.Config())
+    if not chunker.reads_text:
+        return chunk_documents(lengths_D, params.seq_len, chunker)
+    loaded = load_tokenizer(tokenizer)
+    check_tokenizer(encoded.meta, loaded.hash, encoded.folder, tokenizer)
+    reader = TextReader(loaded)
+    return chunk_documents(lengths_D, params.seq_len, chunker, lambda doc: reader.read(encoded.doc(doc)))
 
 
-def has_target(pieces: Pieces, loss_mask: np.ndarray) -> np.ndarray:
-    """True for each piece with a scored token after its first, bool [P]."""
-    spans = zip(pieces.starts.tolist(), pieces.lengths.tolist(), strict=True)
-    return np.fromiter(
-        (loss_mask[start + 1 : start + length].any() for start, length in spans), bool, len(pieces)
-    )
+def _starts(encoded: EncodedSet, pieces: Pieces) -> np.ndarray:
+    """Where each piece starts in the tokens of the set."""
+    return encoded.offsets.astype(np.int64)[pieces.docs] + pieces.starts
 
 
 # ---------------------------------------------------------------- pieces to rows
@@ -173,7 +212,7 @@ def lay_rows(
 def _lay_chunk(
     encoded: EncodedSet, pieces: Pieces, rows_P: np.ndarray, n_rows: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    lengths_P = pieces.lengths
+    lengths_P, starts_P = pieces.lengths, _starts(encoded, pieces)
     ends_P = np.cumsum(lengths_P)
     before_P = ends_P - lengths_P  # tokens of all earlier pieces, within the chunk
     row_starts_R = np.searchsorted(rows_P, np.arange(n_rows))  # first piece of each row
@@ -182,12 +221,12 @@ def _lay_chunk(
 
     nth_N = np.arange(int(ends_P[-1])) - np.repeat(before_P, lengths_P)  # place of each token in its piece
     to_N = np.repeat(rows_P * width + column_P, lengths_P) + nth_N
-    from_N = np.repeat(pieces.starts, lengths_P) + nth_N
+    from_N = np.repeat(starts_P, lengths_P) + nth_N
 
     rows = np.zeros(n_rows * width, dtype=dtype_of(encoded.meta["dtype"]))
     segments = np.zeros(n_rows * width, dtype="<u2")
     mask = np.zeros(n_rows * width, dtype=np.uint8)
     rows[to_N] = encoded.tokens[from_N]
     segments[to_N] = np.repeat(segment_P, lengths_P)
-    mask[to_N] = encoded.loss_mask[from_N] * (nth_N > 0)  # (2) the first token of a segment has no context
+    mask[to_N] = encoded.loss_mask[from_N] * (nth_N >= np.repeat(pieces.contexts, lengths_P))  # (1)
     return rows, segments, mask

@@ -74,8 +74,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         for split in SPLITS:
             write_documents(root / "raw" / name / f"{split}.jsonl", documents)
         encode_set(name, root / "raw" / name, root / "tok", root / "encoded" / name)
-    params = from_dict(PackParams, {"seq_len": 64, "strategy": {"kind": "best_fit"}}, "pack")
-    pack_set("sft", root / "encoded/sft/train", root / "packed", params)
+    kinds = {"mix": {"kind": "none"}, "chunk": {"kind": "fixed"}, "strategy": {"kind": "best_fit"}}
+    params = from_dict(PackParams, {"seq_len": 64, **kinds}, "pack")
+    pack_set("sft", root / "encoded/sft/train", root / "packed", params, tokenizer=root / "tok", seed=0)
     save_model(root / "base", _decoder(tokenizer.vocab_size), stage="pretrain", tokenizer=root / "tok")
     return World(root)
 

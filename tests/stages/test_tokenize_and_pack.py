@@ -16,12 +16,12 @@ from llm.tokenizer.base import load_tokenizer
 PARAMS = """\
 seed: 1
 tokenizer: {kind: bpe, vocab_size: 300, min_frequency: 2, special_tokens: []}
-pack: {seq_len: 16, strategy: {kind: best_fit}}
+pack: {seq_len: 16, mix: {kind: none}, chunk: {kind: fixed}, strategy: {kind: best_fit}}
 """
 STEPS = [
     "tokenizer --input clean --out tokenizer --metrics metrics/tokenizer.json",
     "encode --set pretrain --input clean --tokenizer tokenizer --out encoded --metrics metrics/encode.json",
-    "pack --set pretrain --input encoded --out packed --metrics metrics/pack.json",
+    "pack --set pretrain --input encoded --tokenizer tokenizer --out packed --metrics metrics/pack.json",
 ]
 
 

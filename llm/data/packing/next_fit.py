@@ -1,4 +1,4 @@
-"""Next-fit: fill one row at a time; a piece that does not fit closes the row for good.
+"""Next-fit, the greedy packer of a stream: fill one row at a time; a piece that does not fit closes the row for good.
 
 Equations   none
 Source      Johnson 1973 (bin packing); the streaming baseline of every training loader
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm.data.packing.base import Strategy
+from llm.data.packing.base import Strategy, one_open_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,7 @@ class NextFit(Strategy):
         self.config = config
 
     def assign(self, lengths_P: np.ndarray, capacity: int) -> np.ndarray:
-        row, free = -1, 0
-        rows = []
-        for length in lengths_P.tolist():
-            if length > free:
-                row, free = row + 1, capacity
-            free -= length
-            rows.append(row)
-        return np.array(rows, dtype=np.int64)
+        return one_open_row(lengths_P, capacity)
 
 
 build = NextFit

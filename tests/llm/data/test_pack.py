@@ -1,5 +1,6 @@
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from llm import registry
 from llm.data import pack
 from llm.data.encoded import EncodedSet, write_encoded
-from llm.data.pack import PackParams, pack_set
+from llm.data.pack import PackParams
 from llm.data.packed import PackedRows
 from llm.params import ParamsError, from_dict
 
@@ -17,8 +18,13 @@ KINDS = registry.kinds("llm.data.packing")
 Docs = list[tuple[list[int], list[int]]]
 
 
-def params(seq_len: int, kind: str = "best_fit") -> PackParams:
-    return from_dict(PackParams, {"seq_len": seq_len, "strategy": {"kind": kind}}, "pack")
+def params(seq_len: int, kind: str = "best_fit", **changes: dict[str, Any]) -> PackParams:
+    kinds = {"mix": {"kind": "none"}, "chunk": {"kind": "fixed"}, "strategy": {"kind": kind}, **changes}
+    return from_dict(PackParams, {"seq_len": seq_len, **kinds}, "pack")
+
+
+def pack_set(set_name: str, source: Path, out: Path, params: PackParams, seed: int = 0) -> dict[str, Any]:
+    return pack.pack_set(set_name, source, out, params, tokenizer=Path("no/tokenizer"), seed=seed)
 
 
 def encode(folder: Path, docs: Docs, set_name: str) -> Path:
@@ -85,6 +91,7 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "n_docs": 3,
         "n_tokens": 11,
         "n_long_docs": 1,
+        "n_context_tokens": 1,
         "n_truncated_tokens": 0,
         "n_dropped_unscored": 0,
         "n_pieces": 4,
@@ -92,6 +99,15 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
         "n_scored": 8,
         "fill_frac": 12 / 15,
         "scored_frac": 8 / 12,
+        "mix": {
+            "k": {
+                "n_tokens": 11,
+                "wanted_tokens": 11,
+                "read_tokens": 11,
+                "epochs": 1.0,
+                "read_frac": 1.0,
+            }
+        },
     }
 
 

@@ -33,8 +33,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> PackedRows:
         for i, n in enumerate(LENGTHS)
     ]
     write_encoded(folder / "e", docs, set_name="pretrain", split="train", tokenizer_hash="ab", vocab_size=50)
-    strategy = {"seq_len": SEQ_LEN, "strategy": {"kind": "best_fit"}}
-    pack_set("pretrain", folder / "e", folder / "p", from_dict(PackParams, strategy, "pack"))
+    kinds = {"mix": {"kind": "none"}, "chunk": {"kind": "fixed"}, "strategy": {"kind": "best_fit"}}
+    params = from_dict(PackParams, {"seq_len": SEQ_LEN, **kinds}, "pack")
+    pack_set("pretrain", folder / "e", folder / "p", params, tokenizer=folder, seed=0)
     return PackedRows.open(folder / "p")
 
 
@@ -100,7 +101,7 @@ def test_micro_batches_are_the_step_cut_up(packed: PackedRows, micro_rows: int, 
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
 
 
-def test_packed_loss_is_the_sum_over_documents_alone(packed: PackedRows) -> None:
+def decoder() -> Decoder:
     torch.manual_seed(0)
     config = ModelConfig(
         d_model=16, n_layers=2, max_len=32, tied_head=True,
@@ -108,7 +109,11 @@ def test_packed_loss_is_the_sum_over_documents_alone(packed: PackedRows) -> None
         norm=from_dict(rmsnorm.Config, {"eps": 1e-6}, "norm"),
         position=from_dict(rope.Config, {"base": 10000.0}, "position"), init=from_dict(gpt2.Config, {}, "init"),
     )  # fmt: skip
-    model = Decoder(config, 50).double()
+    return Decoder(config, 50).double()
+
+
+def test_packed_loss_is_the_sum_over_documents_alone(packed: PackedRows) -> None:
+    model = decoder()
     whole = next_token_loss(model, packed.batch(np.arange(packed.n_rows)))
     generator = np.random.default_rng(0)
     alone = 0.0
@@ -118,6 +123,20 @@ def test_packed_loss_is_the_sum_over_documents_alone(packed: PackedRows) -> None
         alone -= float(logps.gather(-1, ids[:, 1:, None]).sum().detach())
     assert whole.count == sum(LENGTHS) - len(LENGTHS)
     assert float(whole.sum.detach()) == pytest.approx(alone, rel=1e-6)
+
+
+def test_another_text_in_one_document_leaves_the_others_as_they_are(packed: PackedRows) -> None:
+    model = decoder()
+    batch = packed.batch(np.arange(packed.n_rows))
+    full = [row for row in range(packed.n_rows) if batch.segments_BT[row].max() > 1]
+    assert len(full) > 2
+    for row in full:
+        tokens, segments = batch.tokens_BT[row : row + 1], batch.segments_BT[row : row + 1]
+        for changed in range(1, int(segments.max()) + 1):
+            others = torch.where(segments == changed, (tokens + 7) % 50, tokens)
+            before, after = model(tokens, segments), model(others, segments)
+            assert torch.equal(before[segments != changed], after[segments != changed])
+            assert (before[segments == changed] - after[segments == changed]).abs().min() > 0
 
 
 @pytest.mark.parametrize("name", ["rows.bin", "segments.bin", "mask.bin"])
