@@ -6,9 +6,13 @@ Cost        one pass over the validation text, times seq_len / stride for long d
 Differs     nothing
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from llm.data.document import Document
 from llm.eval.metrics.uncertainty import Estimate
@@ -18,11 +22,15 @@ from llm.eval.tasks.base import Record, Results, Subject, Task, by_kind, evenly,
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """seq_len, stride: windows of long documents. n_examples: documents, evenly spaced; 0 = all."""
+    """seq_len, stride: windows of long documents. n_examples: documents, evenly spaced; 0 = all.
+
+    precision: of weights and activations; log-probabilities and sums are wider in both.
+    """
 
     seq_len: int
     stride: int
     n_examples: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.seq_len:
@@ -43,8 +51,11 @@ class BitsPerByte(Task):
     def run(self, subject: Subject, examples: Sequence[Document]) -> list[Record]:
         texts = [document.text for document in examples]
         ids = subject.tokenizer.encode_batch(texts)
+        model = subject.model
+        if self.config.precision == "bf16":
+            model = copy.deepcopy(model).to(torch.bfloat16)
         scores = score_documents(
-            subject.model,
+            model,
             [
                 ([subject.tokenizer.eot_id, *tokens], len(document.text.encode()), document.kind)
                 for tokens, document in zip(ids, examples, strict=True)

@@ -285,6 +285,19 @@ def test_bpb_counts_the_bytes_of_the_raw_text():
     assert [record["nats"] for record in records] == pytest.approx(expected, abs=1e-4)
 
 
+def test_bpb_in_bf16_is_close_and_leaves_the_model_alone():
+    player = subject()
+    documents = [document("tales", text="ünder the sea " * 9), document("chat", text="hello")]
+    wide, narrow = (
+        bpb.build(bpb.Config(seq_len=50, stride=25, precision=precision)).run(player, documents)
+        for precision in ("fp32", "bf16")
+    )
+    assert player.model.embedding.weight.dtype == torch.float32
+    for one, other in zip(wide, narrow, strict=True):
+        assert other["nats"] != one["nats"]  # it really is another precision
+        assert other["nats"] == pytest.approx(one["nats"], rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
