@@ -1,4 +1,6 @@
+import itertools
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,121 @@ def test_five_million_tokens_in_seconds(tmp_path: Path) -> None:
     assert report["fill_frac"] > 0.999
     assert report["n_scored"] == sum(lengths) - len(lengths)
     assert EncodedSet.open(source).meta["n_tokens"] == sum(lengths) > 1_900_000
+
+
+# ---------------------------------------------------------------- chunks, wrapped rows, mixtures
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(2, 40), min_size=1, max_size=15), overlap=st.integers(0, 6))
+def test_windows_that_overlap_score_every_target_once(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], overlap: int
+) -> None:
+    folder = tmp_path_factory.mktemp("pack")
+    source = encode(folder / "encoded", numbered(lengths), "pretrain")
+    chunk = {"kind": "sliding", "overlap": overlap}
+    report = pack_set("pretrain", source, folder / "packed", params(7, chunk=chunk))
+    packed = PackedRows.open(folder / "packed")
+    expected = [(ids[i], ids[i + 1]) for ids, _ in numbered(lengths) for i in range(len(ids) - 1)]
+    assert sorted(transitions(packed)) == expected
+    n_placed = int((np.asarray(packed.segments) > 0).sum())
+    assert report["n_context_tokens"] == n_placed - sum(lengths)
+
+
+def test_text_decides_where_a_document_is_cut(tmp_path: Path, world: Any) -> None:
+    tokenizer = world.tokenizer()
+    text = "One duck swims here. Two ducks swim there, and there. Three ducks sleep.\n\nThe end of the ducks."
+    ids = [tokenizer.eot_id, *tokenizer.encode(text), tokenizer.eot_id]
+    record = {"id": "d", "kind": "k", "n_bytes": len(text)}
+    write_encoded(
+        tmp_path / "e", [(ids, [0] + [1] * (len(ids) - 1), record)],
+        set_name="pretrain", split="train", tokenizer_hash=tokenizer.hash, vocab_size=tokenizer.vocab_size,
+    )  # fmt: skip
+    seq_len = len(tokenizer.encode("Two ducks swim there, and there. Three ducks sleep.")) + 3
+    chunk = {"kind": "sentence"}
+    folder = world.base / "tokenizer"
+    pack.pack_set(
+        "pretrain",
+        tmp_path / "e",
+        tmp_path / "p",
+        params(seq_len, "next_fit", chunk=chunk),
+        tokenizer=folder,
+        seed=0,
+    )
+    packed = PackedRows.open(tmp_path / "p")
+    rows = [tokenizer.decode(row[segments > 0].tolist(), skip_special=True)
+            for row, segments in zip(np.asarray(packed.rows), np.asarray(packed.segments), strict=True)]  # fmt: skip
+    starts = [row.lstrip()[:3] for row in rows]
+    assert len(rows) > 1
+    assert set(starts) <= {"One", "Two", "Thr", "The"}
+    assert int(packed.mask.sum()) == len(ids) - 1
+    stranger = encode(tmp_path / "stranger", numbered([90]), "pretrain")
+    with pytest.raises(ValueError, match="made with tokenizer"):
+        pack.pack_set("pretrain", stranger, tmp_path / "q", params(9, chunk=chunk), tokenizer=folder, seed=0)
+
+
+def test_conversations_are_truncated_and_not_mixed_whatever_is_chosen(tmp_path: Path) -> None:
+    source = encode(tmp_path / "encoded", numbered([30, 8, 5]), "sft")
+    pack_set("sft", source, tmp_path / "a", params(9))
+    chosen = params(9, chunk={"kind": "sentence"}, mix={"kind": "unimax", "total_frac": 3.0})
+    report = pack_set("sft", source, tmp_path / "b", chosen)
+    for name in ("rows.bin", "segments.bin", "mask.bin", "meta.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert report["n_truncated_tokens"] == 20
+    assert "mix" not in report
+
+
+def test_a_truncated_corpus_says_what_it_lost(tmp_path: Path) -> None:
+    source = encode(tmp_path / "encoded", numbered([30, 8]), "pretrain")
+    report = pack_set("pretrain", source, tmp_path / "packed", params(9, chunk={"kind": "truncate"}))
+    assert (report["n_truncated_tokens"], report["n_scored"]) == (20, 9 + 7)
+
+
+def test_wrapped_rows_by_hand(tmp_path: Path) -> None:
+    source = encode(tmp_path / "encoded", numbered([3, 6, 2]), "pretrain")  # 0-2, 3-8, 9-10
+    report = pack_set("pretrain", source, tmp_path / "packed", params(4, "wrapped"))
+    packed = PackedRows.open(tmp_path / "packed")
+    assert packed.rows.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [9, 10, 0, 0, 0]]
+    assert packed.segments.tolist() == [[1, 1, 1, 2, 2], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert packed.mask.tolist() == [[0, 1, 1, 0, 1], [0, 1, 1, 1, 1], [0, 1, 0, 0, 0]]
+    assert (report["n_context_tokens"], report["n_truncated_tokens"]) == (1, 0)
+
+
+def test_mixed_documents_appear_as_often_as_reported(tmp_path: Path) -> None:
+    lengths = [6] * 20 + [11] * 4
+    docs = numbered(lengths)
+    records = [
+        (ids, mask, {"id": str(i), "kind": "long" if i >= 20 else "short", "n_bytes": 1})
+        for i, (ids, mask) in enumerate(docs)
+    ]
+    write_encoded(
+        tmp_path / "e", records, set_name="pretrain", split="train", tokenizer_hash="ab", vocab_size=1 << 16
+    )
+    chosen = params(5, mix={"kind": "weights", "weights": {"long": 1.0, "short": 1.0}})
+    report = pack_set("pretrain", tmp_path / "e", tmp_path / "p", chosen)
+    packed = PackedRows.open(tmp_path / "p")
+    seen = Counter(transitions(packed))
+    total = sum(lengths)  # 164: 82 of each kind, 13 short documents and 7 long ones
+    assert report["mix"]["short"]["read_tokens"] == 78
+    assert report["mix"]["long"]["read_tokens"] == 77
+    assert (total, report["n_scored"]) == (164, 13 * 5 + 7 * 10)
+    times = [{seen[(a, b)] for a, b in itertools.pairwise(ids)} for ids, _ in docs]
+    assert sorted(n for once in times[:20] for n in once) == [0] * 7 + [1] * 13
+    assert sorted(n for once in times[20:] for n in once) == [1, 2, 2, 2]  # a document is read whole or not
+    again = pack_set("pretrain", tmp_path / "e", tmp_path / "again", chosen)
+    assert again == report
+    assert (tmp_path / "again/rows.bin").read_bytes() == (tmp_path / "p/rows.bin").read_bytes()
+    pack_set("pretrain", tmp_path / "e", tmp_path / "other", chosen, seed=1)
+    assert (tmp_path / "other/rows.bin").read_bytes() != (tmp_path / "p/rows.bin").read_bytes()
+
+
+def test_choices_that_do_not_fit_together(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"chunk.overlap \(8\) must be less than seq_len \(8\)"):
+        params(8, chunk={"kind": "sliding", "overlap": 8})
+    with pytest.raises(
+        ParamsError, match=r"chunk.kind \(sentence\) must be fixed: strategy wrapped cuts documents"
+    ):
+        params(8, "wrapped", chunk={"kind": "sentence"})
+    source = encode(tmp_path / "encoded", numbered([30, 8]), "pretrain")
+    with pytest.raises(ValueError, match="the mixture wants no document; raise pack.mix.total_frac"):
+        pack_set("pretrain", source, tmp_path / "p", params(8, mix={"kind": "unimax", "total_frac": 0.1}))
