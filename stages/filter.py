@@ -21,10 +21,13 @@ def main() -> None:
     cli = ArgumentParser(description=__doc__)
     for flag in ("--input", "--out", "--dropped", "--metrics"):
         cli.add_argument(flag, type=Path, required=True)
+    cli.add_argument(
+        "--references", type=Path, help="raw sets the benchmarks are made of, for decontamination"
+    )
     paths = cli.parse_args()
     params = load_params(Params)
 
-    report = filter_set(paths.input, paths.out, paths.dropped, params.filter)
+    report = filter_set(paths.input, paths.out, paths.dropped, params.filter, paths.references)
     write_json(paths.metrics, report)
 
 

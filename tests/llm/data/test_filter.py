@@ -1,7 +1,8 @@
 """Orchestration of filters: order of slots, edits, counts, the files of the stage."""
 
 import json
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from llm import registry
+from llm.data import document as document_module
+from llm.data import filter as filter_module
 from llm.data.document import Document, read_documents, write_documents
-from llm.data.filter import FilterParams, build_filters, filter_documents, filter_set
+from llm.data.filter import FilterParams, build_filters, filter_documents, filter_set, passes, refer
 from llm.data.filters import html, none, pii, quality, simplicity
 from llm.data.filters.base import Filter, Verdict, drop, keep
-from llm.data.funnel import read_dropped
+from llm.data.funnel import funnel, iter_dropped, read_dropped
 from llm.data.normalize import NormalizeParams
 
 OFF = none.Config()
@@ -144,6 +147,111 @@ def test_the_stage_on_a_small_corpus(tmp_path: Path) -> None:
 def test_an_emptied_corpus_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
     write_set(tmp_path / "in", [document("a", "hi"), document("b", "ho"), document("c", "\x00")], [])
     with pytest.raises(ValueError, match=r"left of 3; filter\.quality dropped most \(2 as 'too_short'\)"):
+        filter_set(tmp_path / "in", tmp_path / "out", tmp_path / "gone", ON)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def corpus(n_docs: int) -> list[Document]:
+    """Tales of common words and, every so often, of rare ones, with markup, with an address, or too short."""
+    common = ["the", "hen", "and", "cat", "sat", "in", "yard", "of", "a", "warm", "day", "to", "old", "dog"]
+    made = []
+    for i in range(n_docs):
+        told = [common[(i * 7 + k * k + k) % len(common)] for k in range(40)]
+        told[1::2] = [f"{word}x{i}" if i % 5 == 0 else word for word in told[1::2]]
+        text = " ".join(told) + (" Write to hen@yard.org." if i % 7 == 0 else "")
+        text = (
+            f"<html><body><p>{text}</p></body></html>" if i % 11 == 0 else text[: 20 if i % 13 == 0 else None]
+        )
+        made.append(document(f"d{i}", text, "chat" if i % 3 == 0 else "tales"))
+    return made
+
+
+FITTED = slots(
+    markup=html.Config(),
+    quality=quality.Config(),
+    simplicity=simplicity.Config(vocabulary=14, min_share=0.6),
+    privacy=pii.Config(),
+)
+
+
+def test_batches_and_passes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in small batches, two passes because of the fit: the same as all documents at once."""
+    documents = corpus(120)
+    write_set(tmp_path / "in", documents, [])
+    monkeypatch.setenv("LLM_WORKERS", "1")
+    for module in (document_module, filter_module):
+        monkeypatch.setattr(module, "BATCH_BYTES", 2000)
+    expected = filter_documents(documents, build_filters(FITTED))
+    assert {d.reason for d in expected.dropped} == {"too_short", "not_simple"}
+    report = filter_set(tmp_path / "in", tmp_path / "out", tmp_path / "gone", FITTED)
+    assert list(read_documents(tmp_path / "out" / "train.jsonl")) == expected.kept
+    assert list(iter_dropped(tmp_path / "gone" / "dropped.jsonl")) == expected.dropped
+    assert report["train"] == funnel(documents, expected.kept, expected.dropped)
+    assert report["edits"] == expected.edits
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.jsonl", "validation.jsonl"]
+
+
+def test_a_pass_ends_before_every_fit() -> None:
+    fitted, plain = Spy("x"), none.NoFilter(OFF)
+    of = [
+        list(together) for together in passes({"a": plain, "b": plain, "c": fitted, "d": fitted, "e": plain})
+    ]
+    assert of == [["a", "b"], ["c"], ["d", "e"]]
+    assert [list(together) for together in passes({"a": fitted, "b": plain})] == [["a", "b"]]
+
+
+def test_a_fit_may_read_the_corpus_more_than_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def fit(self: Filter, documents: Iterable[Document]) -> None:
+        seen.extend([document.id for document in documents] for _ in range(2))
+
+    monkeypatch.setattr(simplicity.Simplicity, "fit", fit)
+    write_set(tmp_path / "in", [document("a", TALE), document("b", "hi"), document("c", TALE)], [])
+    with pytest.raises(ValueError, match="simplicity dropped most"):
+        filter_set(tmp_path / "in", tmp_path / "out", tmp_path / "gone", FITTED)
+    assert seen == [["a", "c"], ["a", "c"]]
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_WORKERS", "1")
+    for module in (document_module, filter_module):
+        monkeypatch.setattr(module, "BATCH_BYTES", 1 << 15)
+    long = [document(f"d{i}", TALE * 40 if i % 4 else "\ufffd " * 800) for i in range(500)]
+    write_set(tmp_path / "in", long, [])
+    size = (tmp_path / "in" / "train.jsonl").stat().st_size
+    peaks = []
+    for _ in range(2):  # the first run also pays for imports and caches
+        tracemalloc.start()
+        filter_set(tmp_path / "in", tmp_path / "out", tmp_path / "gone", ALL_OFF)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert size > 1_500_000
+    assert peaks[1] < size / 4, peaks
+
+
+class Asks(Filter):
+    """Wants the benchmarks."""
+
+    needs_references = True
+
+    def refer(self, benchmarks: Mapping[str, Iterable[str]]) -> None:
+        self.told = {name: list(texts) for name, texts in benchmarks.items()}
+
+
+def test_benchmarks_are_read_only_for_those_who_ask(tmp_path: Path) -> None:
+    refer(build_filters(ALL_OFF), None)
+    with pytest.raises(ValueError, match=r"^filter\.contamination: needs the benchmarks; .*--references"):
+        refer({"markup": none.NoFilter(OFF), "contamination": Asks()}, None)
+
+
+def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document_module, "BATCH_BYTES", 500)
+    write_set(tmp_path / "in", corpus(30), [])
+    lines = (tmp_path / "in" / "train.jsonl").read_bytes().splitlines(keepends=True)
+    lines[17] = b'{"id": "\xff"}\n'
+    (tmp_path / "in" / "train.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(ValueError, match=r"train\.jsonl:18: not a document"):
         filter_set(tmp_path / "in", tmp_path / "out", tmp_path / "gone", ON)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 

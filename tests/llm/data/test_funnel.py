@@ -1,12 +1,23 @@
 """Counting what was dropped: nothing is lost between in, dropped, edited away and kept."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llm.data.document import Document
-from llm.data.funnel import Dropped, funnel, n_bytes, read_dropped, require_kept, size, write_dropped
+from llm.data.funnel import (
+    Dropped,
+    Funnel,
+    funnel,
+    iter_dropped,
+    n_bytes,
+    read_dropped,
+    require_kept,
+    size,
+    write_dropped,
+)
 
 
 def document(name: str, text: str, kind: str = "tales") -> Document:
@@ -83,3 +94,32 @@ def test_an_empty_result_names_the_reason_that_dropped_most() -> None:
     with pytest.raises(ValueError, match=message):
         require_kept("filter", [], drops, "loosen it")
     require_kept("filter", DOCUMENTS[:1], drops, "loosen it")
+
+
+def test_parts_add_up_in_any_cut() -> None:
+    dropped = [Dropped(document=one, reason="r", facts={"slot": "s"}) for one in DOCUMENTS[1:3]]
+    whole = Funnel()
+    for part in ([0, 1], [2], [], [3]):
+        counted = Funnel()
+        for i in part:
+            counted.enter(DOCUMENTS[i])
+        whole.add(pickle.loads(pickle.dumps(counted)))
+    for one in (DOCUMENTS[0], DOCUMENTS[3]):
+        whole.keep(one)
+    for drop in dropped:
+        whole.drop(drop)
+    assert whole.report() == funnel(DOCUMENTS, [DOCUMENTS[0], DOCUMENTS[3]], dropped)
+    assert whole.blame == {("s", "r"): 2}
+    whole.require_kept("filter", "advice")
+
+
+def test_a_document_without_bytes_is_counted_too() -> None:
+    report = funnel([document("e", "")], [], [Dropped(document=document("e", ""), reason="empty")])
+    assert report["in"] == {"docs": 1, "bytes": 0}
+    assert report["reasons"] == {"empty": {"docs": 1, "bytes": 0}}
+
+
+def test_facts_come_back_one_by_one(tmp_path: Path) -> None:
+    dropped = [Dropped(document=DOCUMENTS[0], reason="r", facts={"slot": "s", "score": 0.25})]
+    write_dropped(tmp_path / "d.jsonl", dropped)
+    assert list(iter_dropped(tmp_path / "d.jsonl")) == dropped

@@ -1,18 +1,26 @@
 """map_batches: in order, lazily, with equal results on any number of processes; dead workers, Ctrl-C, dask."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from llm.data import parallel
+from llm.data import document, parallel
+from llm.data import filter as filter_module
+from llm.data.deduplicate import DedupParams, deduplicate_set
+from llm.data.document import Document, write_documents
+from llm.data.filter import FilterParams, filter_set
 from llm.data.parallel import map_batches
+from llm.params import from_dict
+from llm.runtime import hash_files, write_json
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -221,3 +229,94 @@ def test_no_dask_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_DASK", "somewhere")
     with pytest.raises(ValueError, match=r"^LLM_DASK=somewhere: dask is not installed; pip install"):
         list(map_batches(square, range(2)))
+
+
+# ---------------------------------------------------------------- the stages
+
+
+WORDS = [
+    "the",
+    "hen",
+    "and",
+    "cat",
+    "sat",
+    "in",
+    "yard",
+    "of",
+    "a",
+    "warm",
+    "day",
+    "to",
+    "old",
+    "dog",
+    "lake",
+]
+
+
+def text(seed: int) -> str:
+    """Sixty words, in another order for every seed; every fifth text holds rare ones too."""
+    draw = random.Random(seed)
+    told = [draw.choice(WORDS) for _ in range(60)]
+    return " ".join(told + ["".join(draw.choices("qxyz", k=9)) for _ in range(12 if seed % 5 == 0 else 0)])
+
+
+def lay_out(folder: Path) -> None:
+    texts = [text(i) for i in range(80)]
+    texts += [
+        f"{text(i)} {i}@yard.org" if i % 2 else text(i) for i in range(0, 80, 7)
+    ]  # near and exact copies
+    for split, chosen in (("train", texts), ("validation", texts[3:5])):
+        documents = [
+            Document(
+                id=f"{split}{i}",
+                source="s",
+                kind=("chat", "tales")[i % 2],
+                licence="PD",
+                work=str(i),
+                text=one,
+            )
+            for i, one in enumerate(chosen)
+        ]
+        write_documents(folder / f"{split}.jsonl", documents)
+
+
+def clean(raw: Path, out: Path) -> str:
+    """Dedup and filter, in small batches and with a fit between two passes."""
+    dedup = from_dict(
+        DedupParams,
+        {"exact": {"kind": "exact"}, "near": {"kind": "minhash", "threshold": 0.7}}
+        | {
+            field.name: {"kind": "none"}
+            for field in fields(DedupParams)
+            if field.name not in ("exact", "near")
+        },
+        "dedup",
+    )
+    filters = from_dict(
+        FilterParams,
+        {field.name: {"kind": "none"} for field in fields(FilterParams)}
+        | {"normalize": {}, "quality": {"kind": "quality"}, "privacy": {"kind": "pii"}}
+        | {"simplicity": {"kind": "simplicity", "vocabulary": 18, "min_share": 0.9}},
+        "filter",
+    )
+    deduplicated = deduplicate_set(raw, out / "dedup", out / "dropped" / "dedup", dedup)
+    filtered = filter_set(out / "dedup", out / "clean", out / "dropped" / "filter", filters)
+    assert deduplicated["train"]["dropped"]["docs"] > 5
+    assert filtered["train"]["reasons"].keys() == {"not_simple"}
+    assert filtered["edits"]["privacy"]["email"] > 0
+    write_json(out / "metrics.json", [deduplicated, filtered])
+    return hash_files(out)
+
+
+def test_one_process_two_and_a_cluster_write_equal_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: str
+) -> None:
+    lay_out(tmp_path / "raw")
+    for module in (document, filter_module):
+        monkeypatch.setattr(module, "BATCH_BYTES", 4000)
+    hashes = []
+    for name, workers, address in (("one", "1", ""), ("two", "2", ""), ("cluster", "1", cluster)):
+        monkeypatch.setenv("LLM_WORKERS", workers)
+        monkeypatch.setenv("LLM_DASK", address)
+        hashes.append(clean(tmp_path / "raw", tmp_path / name))
+    assert len(set(hashes)) == 1
