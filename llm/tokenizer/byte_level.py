@@ -6,7 +6,8 @@ these characters, so that a vocabulary of 256 of them can write anything.
 Source      Radford et al. 2019 (GPT-2): the pattern and the alphabet of encoder.py
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import regex
 
@@ -43,3 +44,11 @@ def unspell(piece: str) -> bytes:
 def spelled_words(text: str) -> Iterator[str]:
     """The words of a text, spelled; joined they are the whole text."""
     return map(spell, WORD.findall(text))
+
+
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """How often each word occurs. A corpus of n words has far fewer different ones: training works on those."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(WORD.findall(text))
+    return counts

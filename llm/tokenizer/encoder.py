@@ -7,13 +7,15 @@ judge a vocabulary: encoding in bulk, bytes that are no UTF-8, and the bytes of 
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from llm.tokenizer.base import Tokenizer
-from llm.tokenizer.byte_level import BYTE_TO_CHARACTER, unspell
+from llm.tokenizer.byte_level import BYTE_TO_CHARACTER, WORD, unspell
 
+_CACHE_WORDS = 1 << 20
 _BROKEN = re.compile("([\udc80-\udcff]+)")  # bytes that are not UTF-8, as `surrogateescape` shows them
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")  # one byte, where pieces are spelled in characters
 
@@ -76,6 +78,33 @@ class LibraryEncoder(Encoder):
 
     def encode_valid(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer.encode_batch(texts)
+
+
+class WordEncoder(Encoder):
+    """Cuts texts into words and remembers the ids of each word: only a new word costs more than a look-up."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self._cache = _Cache(self.encode_word)
+
+    @abstractmethod
+    def encode_word(self, word: str) -> list[int]:
+        """Ids of one word as `byte_level.WORD` cuts it. Raises UnicodeEncodeError for half a surrogate pair."""
+
+    def encode_valid(self, texts: Sequence[str]) -> list[list[int]]:
+        if len(self._cache) > _CACHE_WORDS:  # a corpus of endless new words must not fill the memory
+            self._cache.clear()
+        ids_of = self._cache.__getitem__
+        return [list(chain.from_iterable(map(ids_of, WORD.findall(text)))) for text in texts]
+
+
+class _Cache(dict[str, list[int]]):
+    def __init__(self, encode_word: Callable[[str], list[int]]) -> None:
+        self._encode_word = encode_word
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = self[word] = self._encode_word(word)
+        return ids
 
 
 def piece_bytes(tokenizer: Tokenizer, model: dict[str, Any]) -> list[bytes]:

@@ -3,13 +3,16 @@
 `kind` in `params.yaml` names one module here. Each has a `Config`, which extends `Size`, and
 `build(config) -> Algorithm`. Whatever learned a vocabulary, it ends in the same folder, which the `tokenizers`
 library encodes with; a kind with code of its own for encoding offers it through `Algorithm.encoder`.
+
+Modules that only some kinds use are named here nevertheless (under TYPE_CHECKING, so nothing is loaded): dvc.yaml
+lists the chosen kind and what this file imports, and so an edit of such a module makes the stages run again.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import tokenizers
 
@@ -19,6 +22,9 @@ from llm.tokenizer import chat_template
 from llm.tokenizer.base import FORMAT, Tokenizer, load_tokenizer
 from llm.tokenizer.encoder import Encoder, LibraryEncoder
 from llm.tokenizer.special import special_tokens
+
+if TYPE_CHECKING:  # for dvc.yaml: what only some kinds import
+    from llm.tokenizer import lattice, lattices, merges, unigram, unigram_training, wordpiece  # noqa: F401
 
 
 @dataclass(frozen=True, kw_only=True)

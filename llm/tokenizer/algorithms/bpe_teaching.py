@@ -1,41 +1,37 @@
-"""teaching_bpe: byte-level BPE in plain Python, to be read from top to bottom.
+"""BPE in plain Python, to be read from top to bottom.
 
 The rules are exactly those of the `tokenizers` library that the `bpe` kind uses: merges and ids are equal (a
-test compares them), only the speed is not. Training counts all pairs again for every merge; what a fast
-implementation adds is bookkeeping, so that only words that hold the merged pair are counted again.
+test compares them), only the speed is not. Training counts all pairs again for every merge; what bpe_fast.py
+adds is bookkeeping, so that only words that hold the merged pair are counted again.
 
-Equations   (1)-(3) in docs/tokenizer/teaching_bpe.md; comments below carry the same numbers.
-Source      Sennrich et al. 2016, arXiv 1508.07909, algorithm 1; bytes as characters: GPT-2's encoder.py
+Equations   (1)-(3) in docs/tokenizer/algorithms/bpe_teaching.md; comments below carry the same numbers.
+Source      Sennrich et al. 2016, arXiv 1508.07909, algorithm 1; bytes as characters: GPT-2's encoder.py;
+            dropout: Provilkov et al. 2020, arXiv 1910.13267, algorithm 1
 Cost        train O(merges x bytes of distinct words); encode O(w^2) per word of w bytes
 Differs     from Sennrich et al.: bytes instead of characters, ties broken by id (they leave it open)
+Shapes      none: strings in, integers out
 """
 
 import itertools
+import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import regex
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from llm.tokenizer.algorithms.base import Algorithm, Size, backend_of
+from llm.tokenizer.base import Tokenizer
+from llm.tokenizer.byte_level import ALPHABET, spelled_words, unspell
+from llm.tokenizer.encoder import Encoder
 
 Pair = tuple[int, int]
 
-# GPT-2's idea of a word: a contraction, or letters, digits or punctuation with the space before them, or
-# white space, of which the last blank is left to the word after it.
-WORD = regex.compile(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
-
-def byte_characters() -> list[str]:
-    """One printable character for each of the 256 bytes, so that every token can be written down as text.
-
-    Printable bytes stand for themselves; the other 68 get U+0100, U+0101, … in order (a space becomes Ġ).
-    """
-    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)}
-    others = iter(range(0x100, 0x100 + 256))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
-
-
-BYTE_TO_CHARACTER = byte_characters()
-CHARACTER_TO_BYTE = {character: byte for byte, character in enumerate(BYTE_TO_CHARACTER)}
+@dataclass(frozen=True, kw_only=True)
+class Config(Size):
+    """vocab_size: special tokens + 256 bytes + merges. min_frequency: a rarer pair is not merged."""
 
 
 @dataclass
@@ -55,8 +51,8 @@ def train(
 ) -> Vocabulary:
     """Learn merges until the vocabulary is full or no pair occurs `min_frequency` times."""
     # A corpus of n words has far fewer different words: count them once, then work on the different ones.
-    counts = Counter(word for text in texts for word in words(text))
-    tokens = [*special_tokens, *sorted(BYTE_TO_CHARACTER)]
+    counts = Counter(word for text in texts for word in spelled_words(text))
+    tokens = [*special_tokens, *ALPHABET]
     ids = {token: index for index, token in enumerate(tokens)}
     spelled = [([ids[character] for character in word], count) for word, count in counts.items()]
     merges: dict[Pair, int] = {}
@@ -78,19 +74,13 @@ def train(
 
 def encode(text: str, vocabulary: Vocabulary) -> list[int]:
     """Ids of a text: spell each word in bytes, then redo the merges in the order they were learned."""
-    return [index for word in words(text) for index in encode_word(word, vocabulary)]
+    return [index for word in spelled_words(text) for index in encode_word(word, vocabulary)]
 
 
 def decode(ids: Iterable[int], vocabulary: Vocabulary) -> str:
     """Text of ids; bytes that are not UTF-8 become U+FFFD. Special tokens are written as they are."""
     spelling = "".join(vocabulary.tokens[index] for index in ids)
-    return bytes(CHARACTER_TO_BYTE[character] for character in spelling).decode("utf-8", errors="replace")
-
-
-def words(text: str) -> Iterable[str]:
-    """The words of a text, each spelled with one character a byte; joined they are the whole text."""
-    for word in WORD.findall(text):
-        yield "".join(BYTE_TO_CHARACTER[byte] for byte in word.encode())
+    return unspell(spelling).decode("utf-8", errors="replace")
 
 
 def count_pairs(spelled: Iterable[tuple[list[int], int]]) -> Counter[Pair]:
@@ -125,3 +115,55 @@ def encode_word(word: str, vocabulary: Vocabulary) -> list[int]:
             return ids
         first = min(learned, key=vocabulary.ranks.__getitem__)
         ids = merge(ids, first, vocabulary.merges[first])
+
+
+def encode_word_with_dropout(
+    word: str, vocabulary: Vocabulary, dropout: float, rng: random.Random
+) -> list[int]:
+    """Forget each possible merge with probability `dropout`, anew at every step, and so see a word in many ways."""
+    ids = [vocabulary.ids[character] for character in word]
+    while True:
+        places = [
+            (vocabulary.ranks[pair], place, pair)
+            for place, pair in enumerate(itertools.pairwise(ids))
+            if pair in vocabulary.ranks and rng.random() >= dropout
+        ]
+        if not places:
+            return ids
+        _, place, pair = min(places)
+        ids[place : place + 2] = [vocabulary.merges[pair]]
+
+
+# ---------------------------------------------------------------- the same as a kind of the pipeline
+
+
+class TeachingBPE(Algorithm):
+    """The functions above behind the interface of every kind."""
+
+    def train(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
+        found = train(
+            texts,
+            vocab_size=self.config.vocab_size,
+            min_frequency=self.config.min_frequency,
+            special_tokens=self.special_tokens,
+        )
+        merges = [(found.tokens[left], found.tokens[right]) for left, right in found.merges]
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        return backend_of(models.BPE(found.ids, merges), words, decoders.ByteLevel(), self.special_tokens)
+
+    def encoder(self, tokenizer: Tokenizer) -> Encoder:
+        return TeachingEncoder(tokenizer)
+
+
+class TeachingEncoder(Encoder):
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        ids = self.model["vocab"]
+        merges = {(ids[left], ids[right]): ids[left + right] for left, right in self.model["merges"]}
+        self.vocabulary = Vocabulary(tokenizer.pieces(), merges)
+
+    def encode_valid(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encode(text, self.vocabulary) for text in texts]
+
+
+build = TeachingBPE
