@@ -19,8 +19,8 @@ _GREY = "#404040"
 
 
 def draw(folder: Path) -> None:
-    """Draw zipf.png, lengths.png and reasons.png from the CSV files in `folder`."""
-    for name, painter in (("zipf", _zipf), ("lengths", _lengths), ("reasons", _reasons)):
+    """Draw one PNG file from each CSV file in `folder` that has a painter."""
+    for name, painter in _PAINTERS.items():
         with open(folder / f"{name}.csv", encoding="utf-8", newline="") as handle:
             rows = list(csv.DictReader(handle))
         figure = painter(rows)
@@ -39,6 +39,71 @@ def _zipf(rows: list[dict[str, str]]) -> "Figure":
     axes[0].set(xscale="log", yscale="log", xlabel="rank of the word", ylabel="occurrences")
     axes[0].set_title("Word frequency by rank (Zipf)")
     axes[0].legend(fontsize=8)
+    return figure
+
+
+def _heaps(rows: list[dict[str, str]]) -> "Figure":
+    """Distinct words over words read, both logarithmic."""
+    figure, axes = _figure(1)
+    for (corpus, kind), group in _groups(rows).items():
+        x, y = _column(group, "words"), _column(group, "types")
+        axes[0].plot(x, y, _STYLES[corpus], color=_colour(rows, kind), label=f"{kind}, {corpus}")
+        line = [row for row in group if row["fit"]]
+        if line and (corpus, kind) == ("clean", "all"):
+            axes[0].plot(_column(line, "words"), _column(line, "fit"), "r--", lw=1, label="fitted law")
+    axes[0].set(xscale="log", yscale="log", xlabel="words read", ylabel="distinct words met")
+    axes[0].set_title("Vocabulary growth (Heaps)")
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def _repetition(rows: list[dict[str, str]]) -> "Figure":
+    """Share of the n-grams of a document that occurred before in it, over n; the mean and the worst twentieth."""
+    figure, axes = _figure(2)
+    for axis, column, title in zip(
+        axes, ("mean", "p95"), ("mean of the documents", "95th percentile of the documents"), strict=True
+    ):
+        for (corpus, kind), group in _groups(rows).items():
+            shares = [100 * value or float("nan") for value in _column(group, column)]  # no 0 on a log axis
+            axis.plot(
+                _column(group, "n"),
+                shares,
+                _STYLES[corpus],
+                marker="o",
+                markersize=3,
+                color=_colour(rows, kind),
+                label=f"{kind}, {corpus}",
+            )
+        axis.set(title=f"Repeated n-grams: {title}", ylabel="% seen before", yscale="log")
+        axis.legend(fontsize=8)
+    axes[-1].set_xlabel("words in the n-gram")
+    return figure
+
+
+def _shares(rows: list[dict[str, str]]) -> "Figure":
+    """What the corpus is made of: bytes by kind, letters by script, before and after cleaning."""
+    figure, axes = _figure(2, height=1.2)
+    kinds = [kind for kind in dict.fromkeys(row["kind"] for row in rows) if kind != "all"]
+    parts: list[tuple[str, str, Any, dict[str, float]]] = []
+    for kind in kinds:
+        sizes = {row["corpus"]: float(row["bytes"]) for row in rows if row["kind"] == kind}
+        parts.append(("kind", kind, _colour(rows, kind), sizes))
+    for number, script in enumerate(("latin", "han", "other")):
+        sizes = {row["corpus"]: float(row[script]) for row in rows if row["kind"] == "all"}
+        if any(sizes.values()):
+            parts.append(("script", script, _COLOURS[::-1][number], sizes))
+    for axis, group, title in zip(
+        axes, ("kind", "script"), ("Bytes of text by kind", "Letters by script"), strict=True
+    ):
+        chosen = [part for part in parts if part[0] == group]
+        left = dict.fromkeys(_STYLES, 0.0)
+        for _, label, colour, sizes in chosen:
+            widths = [sizes.get(corpus, 0.0) / 1e6 for corpus in _STYLES]
+            axis.barh(list(_STYLES), widths, left=list(left.values()), color=colour, label=label)
+            left = {corpus: left[corpus] + width for corpus, width in zip(_STYLES, widths, strict=True)}
+        axis.set(title=title, xlabel="millions")
+        axis.invert_yaxis()
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -94,12 +159,22 @@ def _reasons(rows: list[dict[str, str]]) -> "Figure":
     return figure
 
 
-def _figure(n_panels: int) -> "tuple[Figure, list[Axes]]":
+_PAINTERS = {
+    "zipf": _zipf,
+    "heaps": _heaps,
+    "lengths": _lengths,
+    "repetition": _repetition,
+    "shares": _shares,
+    "reasons": _reasons,
+}
+
+
+def _figure(n_panels: int, height: float = 3.0) -> "tuple[Figure, list[Axes]]":
     """A figure on the Agg canvas with panels below each other; no global state of pyplot is touched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.0, 1.2 + 3.0 * n_panels), layout="constrained")
+    figure = Figure(figsize=(8.0, 1.2 + height * n_panels), layout="constrained")
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(n_panels, 1, number + 1) for number in range(n_panels)]
     for axis in axes:

@@ -1,16 +1,18 @@
-"""word_counts: what a table of word frequencies tells: Zipf's line, richness, coverage.
+"""word_counts: what a table of word frequencies tells: Zipf's line, Heaps' law, richness, coverage.
 
-Equations   (1)-(3) in docs/data/word_counts.md
-Source      Zipf 1949; Hurlbert 1971 (expected number of species in a sample)
+Equations   (1)-(4) in docs/data/word_counts.md
+Source      Zipf 1949; Heaps 1978; Hurlbert 1971 (expected number of species in a sample)
 Cost        O(V log V)
 Differs     from Hurlbert: draws with replacement, no difference at these sizes
-Shapes      V distinct words
+Shapes      V distinct words, P points of a curve
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def ranked(counts: Counter[str]) -> list[tuple[str, int]]:
@@ -36,14 +38,52 @@ def zipf_fit(counts: Counter[str], min_rank: int, max_rank: int) -> ZipfLine | N
     values = [count for _, count in ranked(counts)][min_rank - 1 : max_rank]
     if len(values) < 3:
         return None
-    x = np.log(np.arange(min_rank, min_rank + len(values)))
-    y = np.log(np.array(values, dtype=np.float64))
+    slope, intercept, r2 = _least_squares(
+        np.log(np.arange(min_rank, min_rank + len(values))), np.log(np.array(values, dtype=np.float64))
+    )
+    return ZipfLine(slope=slope, intercept=intercept, r2=r2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeapsLaw:
+    """types = k · words^beta. r2: share of the variance of log types that the law explains."""
+
+    k: float
+    beta: float
+    r2: float
+
+    def types(self, words: float) -> float:
+        """Distinct words the law gives a text of so many words."""
+        return float(self.k * words**self.beta)
+
+
+def growth(first: Sequence[int], n_words: int, points: int = 60) -> list[tuple[int, int]]:
+    """(words read, distinct words met) at evenly spaced log counts of words, up to the whole text.
+
+    Args:
+        first: the position, from 0, at which each distinct word stands first, ascending.
+    """
+    read_P = np.unique(np.round(np.geomspace(1, max(1, n_words), points)).astype(np.int64))
+    met_P = np.searchsorted(np.asarray(first, dtype=np.int64), read_P, side="left")
+    return list(zip(read_P.tolist(), met_P.tolist(), strict=True)) if n_words else []
+
+
+def heaps_fit(curve: Sequence[tuple[int, int]], min_words: int) -> HeapsLaw | None:
+    """Least squares of log types over log words (4) from `min_words` on; None with fewer than three points."""
+    used = [(words, types) for words, types in curve if words >= min_words]
+    if len(used) < 3:
+        return None
+    x_P, y_P = np.log(np.array(used, dtype=np.float64)).T
+    slope, intercept, r2 = _least_squares(x_P, y_P)
+    return HeapsLaw(k=float(np.exp(intercept)), beta=slope, r2=r2)
+
+
+def _least_squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Slope, intercept and explained share of the variance of the line y = slope · x + intercept."""
     dx, dy = x - x.mean(), y - y.mean()
     slope = float(dx @ dy / (dx @ dx))
     rest, total = float(((dy - slope * dx) ** 2).sum()), float(dy @ dy)
-    return ZipfLine(
-        slope=slope, intercept=float(y.mean() - slope * x.mean()), r2=1.0 - rest / total if total else 1.0
-    )
+    return slope, float(y.mean() - slope * x.mean()), 1.0 - rest / total if total else 1.0
 
 
 def type_token_ratio(counts: Counter[str], sample: int) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llm.data.analyze import AnalyzeParams, analyze, length_edges, length_histogram
+from llm.data.analyze_plots import draw
 from llm.data.document import Document, write_documents
 from llm.data.funnel import Dropped, write_dropped
 
@@ -116,9 +117,71 @@ def test_the_tables(root: Path, report: dict[str, Any]) -> None:
         assert all(int(a["max_words"]) + 1 == int(b["min_words"]) for a, b in itertools.pairwise(rows))
 
 
+def test_what_the_tables_of_repetition_and_growth_hold(root: Path, report: dict[str, Any]) -> None:
+    """raw tales: `the cat the dog` repeats no bigram; twenty times `the` repeats 18 of 19 bigrams, 10 of 11 tens."""
+    rows = {(row["corpus"], row["kind"], row["n"]): row for row in table(root / "plots" / "repetition.csv")}
+    assert float(rows["raw", "tales", "2"]["mean"]) == pytest.approx(18 / 19 / 2, rel=1e-5)
+    assert float(rows["raw", "tales", "10"]["p95"]) == pytest.approx(0.95 * 10 / 11, rel=1e-5)
+    assert rows["clean", "all", "2"]["mean"] == "0.0"
+    assert report["corpora"]["raw"]["tales"]["repeated_ngrams_frac"]["2"] == pytest.approx(9 / 19, rel=1e-5)
+    growth = table(root / "plots" / "heaps.csv")
+    clean = [
+        (row["words"], row["types"]) for row in growth if (row["corpus"], row["kind"]) == ("clean", "all")
+    ]
+    # the cat the dog | hi the cat hi
+    assert clean == [
+        (str(n), str(types)) for n, types in zip(range(1, 9), (1, 2, 2, 3, 4, 4, 4, 4), strict=True)
+    ]
+    assert report["corpora"]["clean"]["all"]["heaps_beta"] is None  # 8 words obey no law
+    grams = [row for row in table(root / "plots" / "ngrams.csv") if row["corpus"] == "raw"]
+    assert {
+        "kind": "tales",
+        "n": "2",
+        "rank": "1",
+        "ngram": "the the",
+        "count": "19",
+        "error": "0",
+    }.items() <= next(row for row in grams if row["kind"] == "tales").items()
+    assert report["corpora"]["raw"]["all"]["top_ngrams"]["2"] == [["the the", 19, 1]]
+
+
+def test_shares_and_duplicates(root: Path, report: dict[str, Any]) -> None:
+    raw = report["corpora"]["raw"]
+    assert raw["tales"]["docs_frac"] == 0.5
+    assert raw["tales"]["bytes_frac"] == pytest.approx(95 / 116)
+    assert raw["all"]["script_letters_frac"] == {"latin": 1.0, "han": 0.0, "other": 0.0}
+    assert raw["all"]["main_language_docs"] == {"en": 4}
+    assert raw["chat"]["duplicate_lines_frac"] == 0  # hi the cat | hi | ho
+    rows = table(root / "plots" / "shares.csv")
+    assert rows[0] == {
+        "corpus": "raw",
+        "kind": "chat",
+        "docs": "2",
+        "bytes": "21",
+        "latin": "14",
+        "han": "0",
+        "other": "0",
+    }
+
+
+def test_examples_of_what_was_dropped(report: dict[str, Any]) -> None:
+    assert report["examples"]["filter"] == {
+        "too_short": [{"id": "c2", "kind": "chat", "text": "ho", "facts": {}}]
+    }
+    (example,) = report["examples"]["dedup"]["exact_duplicate"]
+    assert example["text"] == ("the " * 20).strip()
+
+
+def test_an_empty_corpus_is_refused(root: Path, tmp_path: Path) -> None:
+    write_documents(tmp_path / "none" / "train.jsonl", [])
+    with pytest.raises(ValueError, match=r"none/train\.jsonl: empty corpus; filter left nothing"):
+        analyze(root / "raw", tmp_path / "none", {}, tmp_path / "plots", PARAMS)
+
+
 def test_the_pictures(root: Path, report: dict[str, Any]) -> None:
-    names = sorted(path.name for path in (root / "plots").iterdir())
-    assert names == ["lengths.csv", "lengths.png", "reasons.csv", "reasons.png", "zipf.csv", "zipf.png"]
+    names = {path.name for path in (root / "plots").iterdir()}
+    pictures = ("heaps", "lengths", "reasons", "repetition", "shares", "zipf")
+    assert names == {f"{name}.{end}" for name in pictures for end in ("csv", "png")} | {"ngrams.csv"}
     for path in (root / "plots").glob("*.png"):
         picture = path.read_bytes()
         assert picture.startswith(b"\x89PNG")
@@ -158,3 +221,16 @@ def test_a_missing_file_is_named(root: Path, tmp_path: Path) -> None:
 def test_a_window_without_ranks_is_refused() -> None:
     with pytest.raises(ValueError, match="zipf_min_rank must be below zipf_max_rank"):
         AnalyzeParams(zipf_min_rank=10, zipf_max_rank=10)
+
+
+def test_a_single_word_repeats_nothing_worth_measuring() -> None:
+    with pytest.raises(ValueError, match=r"max_ngram \(1\) must be at least 2"):
+        AnalyzeParams(max_ngram=1)
+
+
+def test_equal_tables_give_equal_pictures(root: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    for path in (root / "plots").glob("*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    draw(tmp_path)
+    for path in (root / "plots").glob("*.png"):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()

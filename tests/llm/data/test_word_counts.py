@@ -1,11 +1,12 @@
 """Statistics of word counts on tables with known answers."""
 
 import itertools
+import random
 from collections import Counter
 
 import pytest
 
-from llm.data.word_counts import coverage, ranked, type_token_ratio, zipf_fit
+from llm.data.word_counts import coverage, growth, heaps_fit, ranked, type_token_ratio, zipf_fit
 
 
 def zipfian(slope: float, size: int) -> Counter[str]:
@@ -63,3 +64,43 @@ def test_coverage() -> None:
 
 def test_ties_are_ranked_by_spelling() -> None:
     assert ranked(Counter("bca")) == ranked(Counter("acb")) == [("a", 1), ("b", 1), ("c", 1)]
+
+
+def test_growth_counts_the_words_met_so_far() -> None:
+    text = ["a", "b", "a", "c", "a", "a", "d", "b"]
+    first = [text.index(word) for word in dict.fromkeys(text)]
+    assert growth(first, len(text), points=1000) == [(n, len(set(text[:n]))) for n in range(1, 9)]
+    assert growth([], 0) == []
+
+
+@pytest.mark.parametrize(("k", "beta"), [(3.0, 0.7), (44.0, 0.5)])
+def test_the_constants_of_heaps_law_are_found(k: float, beta: float) -> None:
+    first = [int((types / k) ** (1 / beta)) for types in range(1, 40_000)]
+    law = heaps_fit(growth(first, first[-1] + 1), 1000)
+    assert law is not None
+    assert law.beta == pytest.approx(beta, abs=2e-3)
+    assert law.k == pytest.approx(k, rel=0.03)
+    assert law.types(first[20_000]) == pytest.approx(20_000, rel=0.01)
+
+
+@pytest.mark.parametrize("exponent", [1.3, 1.6])
+def test_words_drawn_by_zipfs_law_obey_both_laws(exponent: float) -> None:
+    """Independent draws with P(rank r) ~ r^-a: the slope is -a and, for a > 1, beta tends to 1/a (van Leijenhorst)."""
+    rng = random.Random(1)
+    ranks = range(1, 300_001)
+    text = rng.choices(ranks, weights=[rank**-exponent for rank in ranks], k=200_000)
+    counts: Counter[str] = Counter(map(str, text))
+    line = zipf_fit(counts, 5, 200)
+    assert line is not None
+    assert line.slope == pytest.approx(-exponent, abs=0.05)
+    first: dict[int, int] = {}
+    for position, word in enumerate(text):
+        first.setdefault(word, position)
+    law = heaps_fit(growth(list(first.values()), len(text)), 1000)
+    assert law is not None
+    assert law.beta == pytest.approx(1 / exponent, abs=0.05)
+    assert law.r2 > 0.995
+
+
+def test_too_short_a_text_obeys_no_law() -> None:
+    assert heaps_fit([(10, 5), (2000, 400), (3000, 500)], 1000) is None
