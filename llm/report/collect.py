@@ -67,7 +67,7 @@ def collect(root: Path) -> Report:
     """
     metrics = root / "metrics"
     records = root / "data" / "records"
-    names = ("download", "dedup", "filter", "tokenizer", *TRAINED)
+    names = ("download", "dedup", "filter", "analyze", "tokenizer", *TRAINED)
     nested = [
         f"{folder.name}/{file.stem}"
         for folder in (metrics / "encode", metrics / "pack")

@@ -8,7 +8,7 @@ import base64
 from html import escape
 from typing import Any
 
-from llm.report import charts
+from llm.report import charts, corpus
 from llm.report.collect import MODELS, Report, Sample
 from llm.report.style import CSS
 from llm.report.tables import (
@@ -39,6 +39,9 @@ STAGES = (
 )
 PICTURE_TITLES = {
     "zipf": "Word frequency over rank",
+    "heaps": "Distinct words over words read",
+    "repetition": "Repeated n-grams over their length",
+    "shares": "Bytes by kind, letters by script",
     "lengths": "Document lengths",
     "reasons": "Dropped documents by reason",
 }
@@ -54,6 +57,7 @@ def to_html(report: Report) -> str:
         ("curves", "Learning curves", _curves(report)),
         ("training", "Training", _table(training_table(report))),
         ("data", "Data", _data(report)),
+        ("corpus", "Corpus", _corpus(report)),
         ("machine", "Time and memory", _machine(report)),
         ("origin", "Where it comes from", _origin(report)),
     ]
@@ -191,13 +195,34 @@ def _data(report: Report) -> str:
         parts.append('<p class="note">Training documents of the pretraining set: in, dropped why, kept.</p>')
         parts.append(charts.funnel(steps))
     parts.append(_table(tokens_table(report)))
+    return "".join(parts)
+
+
+def _corpus(report: Report) -> str:
+    parts = [_table(corpus.corpus_table(report)), corpus.shares(report)]
+    if lists := corpus.frequent(report):
+        note = "After cleaning. What follows a count with a plus is by how much it may be too low."
+        parts.append(f'<h3>Most frequent</h3><p class="note">{note}</p>{lists}')
+    if reasons := corpus.dropped(report):
+        note = (
+            "The first documents that fell to each reason; personal data is masked, / stands for a new line."
+        )
+        parts.append(
+            f'<h3>What was dropped</h3><p class="note">{note}</p><div class="reasons">{reasons}</div>'
+        )
+    known = [name for name in PICTURE_TITLES if name in report.pictures]
     pictures = "".join(
-        f'<figure class="picture"><img alt="{PICTURE_TITLES.get(name, name)}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{PICTURE_TITLES.get(name, name)}</figcaption></figure>"
-        for name, data in report.pictures.items()
+        _picture(PICTURE_TITLES.get(name, name), report.pictures[name])
+        for name in [*known, *(name for name in report.pictures if name not in known)]
     )
     return "".join(parts) + (f'<div class="pictures">{pictures}</div>' if pictures else "")
+
+
+def _picture(title: str, data: bytes) -> str:
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return (
+        f'<figure class="picture"><img alt="{title}" src="{source}"><figcaption>{title}</figcaption></figure>'
+    )
 
 
 def _machine(report: Report) -> str:

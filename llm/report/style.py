@@ -86,6 +86,38 @@ figure { margin: 0; }
 .picture { padding: .6rem; }
 .picture img { width: 100%; height: auto; display: block; border-radius: 6px; background: #fff; }
 .picture figcaption { color: var(--soft); font-size: .86rem; padding-top: .4rem; }
+.shares { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: .75rem; }
+.shares figure, .ranking, .reason { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: .7rem .9rem; }
+.shares figcaption, .ranking h4 { font-size: .86rem; font-weight: 600; color: var(--soft); margin: 0 0 .4rem; }
+.bars { display: grid; grid-template-columns: 3.2rem 1fr; gap: .3rem .6rem; align-items: center; font-size: .84rem;
+  color: var(--soft); }
+.bars .bar { display: flex; gap: 1px; height: .95rem; border-radius: 3px; overflow: hidden; }
+.shares ul { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .5rem 0 0; padding: 0;
+  font-size: .84rem; }
+.shares li i { display: inline-block; width: .62em; height: .62em; border-radius: 2px; margin-right: .4em; }
+.c0 { background: #4d7ea8; } .c1 { background: #d98b3f; } .c2 { background: #6fa06a; }
+.c3 { background: #a86a9d; } .c4 { background: #b8a04a; } .c5 { background: #8a8f98; }
+details { margin: .6rem 0; }
+summary { cursor: pointer; font-size: .92rem; color: var(--accent); }
+.rankings { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13.5rem), 1fr)); gap: .75rem;
+  margin-top: .5rem; }
+.ranking ol { list-style: none; margin: 0; padding: 0; font-size: .86rem; }
+.ranking li { position: relative; display: flex; justify-content: space-between; gap: .6rem; padding: .1rem .3rem; }
+.ranking li i { position: absolute; inset: 1px auto 1px 0; background: var(--accent); opacity: .14;
+  border-radius: 3px; }
+.ranking:last-child { grid-column: 1 / -1; }
+.ranking li span { overflow-wrap: anywhere; }
+.ranking li b { font-weight: 400; white-space: nowrap; color: var(--soft); font-variant-numeric: tabular-nums; }
+.reasons { columns: 22rem; column-gap: .75rem; }
+.reason { break-inside: avoid; margin-bottom: .75rem; }
+.reason h4 { margin: 0; font-size: .92rem; display: flex; flex-wrap: wrap; justify-content: space-between;
+  gap: 0 .8rem; }
+.reason h4 span { font-weight: 400; color: var(--soft); font-size: .84rem; }
+blockquote { margin: .5rem 0 0; padding-left: .7rem; border-left: 3px solid var(--drop); font-size: .88rem;
+  overflow-wrap: anywhere; }
+blockquote footer { padding: 0; margin: 0; font-size: .78rem; }
+.pictures { padding-top: .6rem; }
 @media (max-width: 38rem) {
   .step { grid-template-columns: 1fr 4.5rem 5rem; }
   .step .bar { grid-column: 1 / -1; grid-row: 2; }

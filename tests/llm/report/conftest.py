@@ -90,6 +90,48 @@ def records(model: str) -> dict[str, list[dict[str, Any]]]:
     return {"rules": rules, "continuation": [story]}
 
 
+def kind_numbers(docs: int, text_bytes: int, **changes: Any) -> dict[str, Any]:
+    found = {
+        "docs": docs,
+        "bytes": text_bytes,
+        "bytes_frac": 0.25,
+        "words": 5000,
+        "zipf_slope": -1.1,
+        "heaps_beta": None,
+        "doc_words": {"p50": 40.0},
+        "repeated_ngrams_frac": {"3": 0.0212},
+        "script_letters_frac": {"latin": 0.75, "han": 0.25, "other": 0.0},
+        "top_words": [["the", 900], ["<b>", 450]],
+        "top_ngrams": {"2": [["in the", 80, 0], ["of the", 20, 3]]},
+    }
+    return found | changes
+
+
+def analysis() -> dict[str, Any]:
+    raw = {"chat": kind_numbers(90, 9000), "poetry": kind_numbers(10, 3000), "all": kind_numbers(100, 12_000)}
+    return {
+        "corpora": {"raw": raw, "clean": raw | {"chat": kind_numbers(80, 8000, heaps_beta=0.5)}},
+        "dropped": {
+            "filter": {
+                "too_short": {"chat": {"docs": 2, "bytes": 40, "median_words": 4.0}},
+                "swearing": {k: {"docs": 4, "bytes": 480, "median_words": 4.0} for k in ("chat", "poetry")},
+            }
+        },
+        "examples": {
+            "filter": {
+                "too_short": [
+                    {
+                        "id": "c/1",
+                        "kind": "chat",
+                        "text": "A: hi & <EMAIL>",
+                        "facts": {"score": 2.0, "slot": "quality"},
+                    }
+                ]
+            }
+        },
+    }
+
+
 def curve_row(step: int) -> str:
     bpb = 1.5 + math.exp(-step / 120) if step % 100 == 0 else ""
     return f"{step},{2.9 + 5.4 * math.exp(-step / 90)},{bpb},{0.4 + 2 / step},{0.02 * math.cos(step / 700)}\n"
@@ -144,6 +186,7 @@ def fake_tree(root: Path) -> Path:
         )
     write(m / "dedup.json", funnel(3450, {"exact": 21, "near_duplicate": 64, "in_validation": 3}))
     write(m / "filter.json", funnel(3362, {"hard_words": 410, "too_short": 37, "profanity": 42, "html": 1}))
+    write(m / "analyze.json", analysis())
     write(m / "tokenizer.json", {"vocab_size": 4096, "validation": {"bytes_per_token": 4.031}})
     write(m / "pack" / "pretrain.json", {"n_rows": 12_345, "fill_frac": 0.9874})
     write(

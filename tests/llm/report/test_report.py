@@ -13,6 +13,7 @@ from llm.cli import app
 from llm.report import charts
 from llm.report.card import write_card
 from llm.report.collect import Report, chosen_methods, collect, read_curve
+from llm.report.corpus import corpus_table
 from llm.report.markdown import summary, to_markdown
 from llm.report.page import clock, stage_order, to_html
 from llm.report.tables import Score, count, funnel_steps, model_rows, models_table, scored, short, signed
@@ -107,6 +108,7 @@ def test_missing_metrics_are_dashes_not_numbers(tree: Path) -> None:
         "dedup",
         "filter",
         "tokenizer",
+        "analyze",
     ):
         (tree / "metrics" / f"{name}.json").unlink()
     for folder in (tree / ".work" / "facts", tree / "plots", tree / "data" / "records"):
@@ -119,6 +121,7 @@ def test_missing_metrics_are_dashes_not_numbers(tree: Path) -> None:
     page = to_html(report)
     assert '<div class="tile"><b>—</b><span>parameters</span></div>' in page
     assert "Learning curves" not in page
+    assert 'id="corpus"' not in page
 
 
 def test_no_evaluated_model_is_an_error_not_an_empty_report(tmp_path: Path) -> None:
@@ -220,6 +223,45 @@ def test_page_shows_machine_facts_samples_and_origin(tree: Path) -> None:
     assert "the real text" in text
     assert "0123abcd" in text
     assert "812" in text  # decoding speed of the quantized model
+
+
+def test_corpus_table_shows_what_cleaning_changed(tree: Path) -> None:
+    table = corpus_table(collect(tree))
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert table.head == ["", "chat", "poetry", "all"]
+    assert rows["documents"] == ["90 → 80", "10", "100"]
+    assert rows["text"] == ["9 kB → 8 kB", "3 kB", "12 kB"]
+    assert rows["Heaps β"] == ["— → 0.50", "—", "—"]
+    assert rows["repeated 3-grams"] == ["2.12 %"] * 3
+    assert "repeated 10-grams" not in rows  # nobody has the number
+
+
+def test_page_shows_the_corpus(tree: Path) -> None:
+    html = to_html(collect(tree))
+    text = " ".join(Page(html).words)
+    assert "Chinese characters 25.0 %" in text
+    assert "other scripts" not in text
+    assert html.index("filter: swearing") < html.index("filter: too short")  # most documents first
+    assert "4 chat, 4 poetry; 960 B" in text
+    assert "A: hi & <EMAIL>" in text
+    assert "c/1; score 2, slot quality" in text
+    assert "of the" in text
+    assert "20" in text
+    assert "+ 3" in text
+    assert html.count("<details open>") == 1
+    assert 'style="width:50.0%"></i><span>&lt;b&gt;</span>' in html
+
+
+def test_pictures_stand_in_a_fixed_order_and_unknown_ones_last(tree: Path) -> None:
+    for name in ("reasons", "heaps", "brand_new"):
+        (tree / "plots" / "analyze" / f"{name}.png").write_bytes(b"x")
+    alts = re.findall(r'<img alt="([^"]*)"', to_html(collect(tree)))
+    assert alts == [
+        "Word frequency over rank",
+        "Distinct words over words read",
+        "Dropped documents by reason",
+        "brand_new",
+    ]
 
 
 def test_samples_are_the_same_prompts_for_every_model(tree: Path) -> None:
