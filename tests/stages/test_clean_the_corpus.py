@@ -8,8 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llm import registry
+from llm.data.deduplicate import DedupParams
 from llm.data.document import Document, read_documents, write_documents
 from llm.data.filter import FilterParams
 from llm.runtime import hash_files
@@ -20,29 +22,33 @@ ON = """\
   quality: {kind: quality, min_words: 10}
   privacy: {kind: pii, max_hits: 5}
 """
+ROOT = Path(__file__).resolve().parents[2]
 OFF = "".join(
     f"  {field.name}: {{kind: none}}\n" for field in fields(FilterParams) if f" {field.name}:" not in ON
+)
+OFF_DEDUP = "".join(
+    f"  {field.name}: {{kind: none}}\n"
+    for field in fields(DedupParams)
+    if field.name not in ("exact", "near")
 )
 PARAMS = f"""\
 dedup:
   exact: {{kind: exact}}
   near: {{kind: minhash, threshold: 0.7}}
+{OFF_DEDUP}
 filter:
 {ON}{OFF}
 analyze: {{top_words: 5}}
 """
-STEPS = [
-    "dedup --input raw --out dedup --dropped dropped/dedup --metrics metrics/dedup.json",
-    "filter --input dedup --out clean --dropped dropped/filter --metrics metrics/filter.json",
-    "analyze --raw raw --clean clean --dropped-dedup dropped/dedup --dropped-filter dropped/filter "
-    "--plots plots/analyze --metrics metrics/analyze.json",
-]
-OUTS = ["dedup", "clean", "dropped", "metrics", "plots"]
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STEPS = {name: DVC[name]["cmd"].removeprefix("python -m ") for name in ("dedup", "filter", "analyze")}
+OUTS = ["data/dedup", "data/clean", "data/dropped", "metrics", "plots"]
+RAW = Path("data", "raw", "pretrain")
 
 
 def stage(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "importtime", "-m", f"stages.{line.split()[0]}", *line.split()[1:]]
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-X", "importtime", "-m", *line.split()]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
@@ -63,7 +69,7 @@ def lay_out(folder: Path) -> None:
             Document(id=f"{split}{i}", source="s", kind="tales", licence="PD", work=f"{split}{i}", text=text)
             for i, text in enumerate(chosen)
         ]
-        write_documents(folder / "raw" / f"{split}.jsonl", documents)
+        write_documents(folder / RAW / f"{split}.jsonl", documents)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folders = [tmp_path_factory.mktemp("clean") for _ in range(2)]
     for folder in folders:
         lay_out(folder)
-        for line in STEPS:
+        for line in STEPS.values():
             done = stage(folder, line)
             assert done.returncode == 0, done.stderr[-2000:]
             assert "torch" not in {row.split("|")[-1].strip() for row in done.stderr.splitlines()}
@@ -79,12 +85,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_what_is_left(runs: list[Path]) -> None:
-    kept = {document.id: document.text for document in read_documents(runs[0] / "clean" / "train.jsonl")}
+    kept = {document.id: document.text for document in read_documents(runs[0] / "data/clean/train.jsonl")}
     assert list(kept) == ["train1", "train2", "train3", "train4", "train5", "train8"]
     assert kept["train8"].startswith("Write to <EMAIL> or <EMAIL> about")
-    assert (runs[0] / "clean/validation.jsonl").read_bytes() == (
-        runs[0] / "raw/validation.jsonl"
-    ).read_bytes()
+    copied, original = (runs[0] / folder / "validation.jsonl" for folder in ("data/clean", RAW))
+    assert copied.read_bytes() == original.read_bytes()
 
 
 def test_the_metrics_agree_from_stage_to_stage(runs: list[Path]) -> None:
@@ -111,14 +116,14 @@ def test_two_runs_give_equal_bytes(runs: list[Path]) -> None:
 def test_an_emptied_corpus_is_one_line_and_leaves_no_output(tmp_path: Path) -> None:
     lay_out(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS.replace("min_words: 10", "min_words: 1000"))
-    done = stage(tmp_path, STEPS[1].replace("--input dedup", "--input raw"))
+    done = stage(tmp_path, STEPS["filter"].replace("--input data/dedup", f"--input {RAW}"))
     assert done.returncode == 2
     last = [line for line in done.stderr.splitlines() if not line.startswith("import time:")][-1]
     assert last.split("\r")[-1].strip() == (
         "filter: no document is left of 9; filter.quality dropped most (9 as 'too_short'); "
         "loosen its limits in params.yaml"
     )
-    assert not any((tmp_path / out).exists() for out in ("clean", "dropped", "metrics"))
+    assert not any((tmp_path / out).exists() for out in ("data/clean", "data/dropped", "metrics"))
 
 
 def test_a_typo_in_the_params_is_named(tmp_path: Path) -> None:
@@ -126,7 +131,7 @@ def test_a_typo_in_the_params_is_named(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(
         PARAMS.replace("threshold", "treshold").replace("kind: exact", "kind: exakt")
     )
-    done = stage(tmp_path, STEPS[0])
+    done = stage(tmp_path, STEPS["dedup"])
     assert done.returncode == 2
     assert "params.yaml.dedup.near.treshold: unknown key; did you mean 'threshold'?" in done.stderr
     assert (
