@@ -50,6 +50,10 @@ CASES: dict[tuple[str, str], Case] = {
         "<p class='" + "x" * 300 + "'>a</p><br><br>",
         "<p class='" + "x" * 300 + "'>a long word</p><br><br>",
     ),
+    ("main_content", "oversized_markup"): Case(
+        "<div>" * 6 + "x" * 30, "<div>" * 5 + "x" * 30, {"max_depth": 5}
+    ),
+    ("main_content", "no_main_content"): Case("<html><p>" + "x" * 24, "<html><p>" + "x" * 25),
     ("quality", "too_short"): Case("the " + " ".join(WORDS[:8]), "the " + " ".join(WORDS[:9])),
     ("quality", "too_long"): Case(
         "the " + " ".join(WORDS[:20]), "the " + " ".join(WORDS[:19]), {"max_words": 20}

@@ -3,7 +3,7 @@
 Equations   none; the rules are listed in docs/data/filters/html.md
 Source      WHATWG HTML parsing (by selectolax, engine Lexbor); boilerplate tags as in trafilatura's defaults
 Cost        O(bytes) for sane nesting; deeper documents are dropped unparsed
-Differs     no scoring of main content: whole elements that never hold prose go, the rest stays
+Differs     no scoring of main content (kind main_content does): whole elements that never hold prose go
 Shapes      none
 """
 
@@ -15,25 +15,8 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from llm.data.document import Document
 from llm.data.filters.base import Filter, Verdict, drop, keep
 from llm.data.funnel import n_bytes
-from llm.data.words import words
+from llm.data.markup import BLOCKS, BOILERPLATE, HIDDEN, is_markup, oversized
 
-_HIDDEN = frozenset(words("head script style noscript template svg math iframe object canvas select button"))
-_BOILERPLATE = frozenset(words("nav footer header aside form"))
-_BLOCKS = frozenset(
-    words(
-        "address article blockquote body br caption dd div dl dt fieldset figcaption figure h1 h2 h3 h4 h5 h6 hr "
-        "html li main ol p pre section table tbody tfoot thead tr ul"
-    )
-)
-_INLINE = words("a abbr b code em font i img input link meta small span strong sub sup td th title u")
-_KNOWN = "|".join(sorted(_HIDDEN | _BOILERPLATE | _BLOCKS | set(_INLINE)))
-_TAG = re.compile(rf"</?(?:{_KNOWN})(?:\s[^<>]*)?/?>", re.IGNORECASE)
-_DOCTYPE = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+html|html)\b", re.IGNORECASE)
-
-_ANY_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-_NEVER_NEST = frozenset(
-    words("p li dd dt td th tr br hr img input link meta option base col wbr area source")
-)
 _SPACES = re.compile(r"[ \t\r\n\f]+")
 
 
@@ -60,20 +43,15 @@ class Html(Filter):
 
     def judge(self, document: Document) -> Verdict:
         text = document.text
-        if not self._is_markup(text):
+        if not is_markup(text, self.config.min_tags):
             return keep(text)
-        if n_bytes(text) > self.config.max_bytes or _depth(text) > self.config.max_depth:
+        if oversized(text, self.config.max_bytes, self.config.max_depth):
             return drop("oversized_markup", text, n_bytes(text))
         stripped = to_text(text)
         text_frac = len(stripped) / len(text)
         if text_frac < self.config.min_text_frac:
             return drop("mostly_markup", text, text_frac)
         return keep(stripped, text_frac, {"stripped": 1})
-
-    def _is_markup(self, text: str) -> bool:
-        if "<" not in text:
-            return False
-        return bool(_DOCTYPE.match(text)) or len(_TAG.findall(text)) >= self.config.min_tags
 
 
 def to_text(html: str) -> str:
@@ -88,7 +66,7 @@ def to_text(html: str) -> str:
             out.close(tag)
         elif tag == "-text":
             out.text(node.text_content or "")
-        elif tag not in _HIDDEN and tag not in _BOILERPLATE:
+        elif tag not in HIDDEN and tag not in BOILERPLATE:
             out.open(tag)
             stack.append((node, True))
             stack.extend((child, False) for child in reversed(list(node.iter(include_text=True))))
@@ -103,7 +81,7 @@ class _Lines:
         self.verbatim = 0  # depth of <pre>
 
     def open(self, tag: str) -> None:
-        if tag in _BLOCKS:
+        if tag in BLOCKS:
             self._end_line()
         if tag in ("td", "th") and not self._at_line_start():
             self.pieces.append(self.pieces.pop().rstrip(" ") + "\t")
@@ -111,7 +89,7 @@ class _Lines:
 
     def close(self, tag: str) -> None:
         self.verbatim -= tag in ("pre", "textarea")
-        if tag in _BLOCKS:
+        if tag in BLOCKS:
             self._end_line()
 
     def text(self, text: str) -> None:
@@ -135,16 +113,6 @@ class _Lines:
                 self.pieces.pop()
         if not self._at_line_start():
             self.pieces.append("\n")
-
-
-def _depth(html: str) -> int:
-    """Upper bound of how deep elements nest, by counting tags: parsing takes time quadratic in it."""
-    depth = deepest = 0
-    for closing, name in _ANY_TAG.findall(html):
-        if name.lower() not in _NEVER_NEST:
-            depth = max(0, depth - 1) if closing else depth + 1
-            deepest = max(deepest, depth)
-    return deepest
 
 
 build = Html
