@@ -26,6 +26,14 @@ CHAT = (
 )
 WORDS = [a + b + c for a in ("ba", "do", "ki", "lu") for b in ("ma", "ne", "so", "ti", "ru") for c in "ndrst"]
 LONG = " ".join(["the", *WORDS])  # 101 different words
+ARTICLE = (
+    "The old garden behind the mill is open again. Anyone may walk there from morning to evening, and children pay "
+    "nothing!\nIt was laid out by a miller who loved apple trees. He planted forty of them with his own hands, and "
+    "most still bear fruit.\nWould you like to see them in blossom? Then come in the first week of May, when "
+    "the gardeners show visitors around and tell them what each tree is called."
+)
+# Kinds whose rules are made for web pages: a chat has no full stops, and a short tale few words.
+FOR_PAGES = {"gopher_quality", "gopher_repetition", "c4", "fineweb"}
 PAGE = "<html><body><div><p>The hen and the cat.</p></div></body></html>"
 
 
@@ -42,6 +50,20 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     kind: str = "tales"
 
+
+def repeating(n: int, n_chars: int) -> str:
+    """Six runs of n five-letter words that occur twice each: 30n characters of `n_chars` in all."""
+    text = " ".join([LONG, *(" ".join([f"q{i}", *WORDS[i * n : (i + 1) * n]]) for i in range(6))])
+    return text + " " + "z" * (n_chars - len(text) - 1)
+
+
+def between(phrase: str, times: int) -> str:
+    """A phrase again and again in a text in which no longer run of words repeats."""
+    return " ".join([LONG, *(f"{phrase} {word}" for word in WORDS[:times])])
+
+
+SENTENCES = "The hen sat there. She had five eggs! Was one large? It broke.\n"
+LINES = [f"the {word} hen sat in the sun of the yard" for word in WORDS]
 
 CASES: dict[tuple[str, str], Case] = {
     ("normalize", "broken_encoding"): Case("caf\ufffd " * 10 + "x" * 900, "caf\ufffd " + "x" * 1100),
@@ -84,6 +106,70 @@ CASES: dict[tuple[str, str], Case] = {
     ("quality", "duplicate_ngrams"): Case(
         " ".join([LONG, *WORDS[:80]]), " ".join([LONG, *WORDS[:40]]), {"max_duplicate_ngram_chars_frac": 0.35}
     ),
+    ("gopher_quality", "too_short"): Case(
+        " ".join(["the and", *WORDS[:47]]), " ".join(["the and", *WORDS[:48]])
+    ),
+    ("gopher_quality", "too_long"): Case(f"{LONG} and hens", f"{LONG} and", {"max_words": 102}),
+    ("gopher_quality", "words_too_short"): Case("the and at", "the and cat", {"min_words": 3}),
+    ("gopher_quality", "words_too_long"): Case(
+        "the and " + "x" * 25, "the and " + "x" * 24, {"min_words": 3, "max_mean_word": 10.0}
+    ),
+    ("gopher_quality", "hashes"): Case(
+        "the and # #" + " hens" * 8, "the and #" + " hens" * 8, {"min_words": 5}
+    ),
+    ("gopher_quality", "ellipses"): Case(
+        "the ... and …" + " hens" * 8, "the ... and" + " hens" * 8, {"min_words": 5}
+    ),
+    ("gopher_quality", "bullets"): Case(
+        "\n".join(f"- {x}" for x in LINES[:11]), "\n".join([*(f"  • {x}" for x in LINES[:9]), LINES[9]])
+    ),
+    ("gopher_quality", "ellipsis_lines"): Case(
+        "...\n".join(LINES[:4]) + "... \n" + "\n".join(LINES[4:10]),
+        "...\n".join(LINES[:10:3]) + "\n" + "\n".join(LINES[1:7]),
+    ),
+    ("gopher_quality", "no_letters"): Case(
+        "the and hen fox 10 11", "the and hen fox 10", {"min_words": 5, "min_mean_word": 2}
+    ),
+    ("gopher_quality", "no_stop_words"): Case(
+        "The and hens foxes ducks", "the and hens foxes ducks", {"min_words": 5}
+    ),
+    ("gopher_repetition", "empty"): Case("", "hen"),
+    ("gopher_repetition", "duplicate_paragraphs"): Case(LONG + "\n\nab" * 2, LONG + "\n\nab" * 2 + "\n\ncd"),
+    ("gopher_repetition", "duplicate_paragraph_chars"): Case(
+        LONG + ("\n\n" + "x" * 220) * 2,
+        LONG + ("\n\n" + "x" * 190) * 2,
+        {"max_duplicate_paragraphs_frac": 1.0, "max_duplicate_lines_frac": 1.0},
+    ),
+    ("gopher_repetition", "duplicate_lines"): Case(LONG + "\nab" * 2, LONG + "\nab" * 2 + "\ncd"),
+    ("gopher_repetition", "duplicate_line_chars"): Case(
+        LONG + ("\n" + "x" * 220) * 2, LONG + ("\n" + "x" * 190) * 2, {"max_duplicate_lines_frac": 1.0}
+    ),
+    ("gopher_repetition", "top_2_gram"): Case(between("big wolf", 25), between("big wolf", 24)),
+    ("gopher_repetition", "top_3_gram"): Case(between("big bad wolf", 13), between("big bad wolf", 12)),
+    ("gopher_repetition", "top_4_gram"): Case(between("the big bad wolf", 8), between("the big bad wolf", 7)),
+    **{
+        ("gopher_repetition", f"duplicate_{n}_grams"): Case(
+            repeating(n, int(30 * n / limit) - 1), repeating(n, int(30 * n / limit) + 1)
+        )
+        for n, limit in zip(range(5, 11), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10), strict=True)
+    },
+    ("c4", "lorem_ipsum"): Case(
+        SENTENCES * 2 + "Lorem ipsum dolor sit.", SENTENCES * 2 + "Lorem ipsum dolor sit"
+    ),
+    ("c4", "curly_bracket"): Case(SENTENCES * 2 + "See { and so on.", SENTENCES * 2 + "See { and so on"),
+    ("c4", "too_few_sentences"): Case(SENTENCES + "Two words.", SENTENCES + "Now three words."),
+    ("fineweb", "empty"): Case("\n \n", "The hen sat in the sun of the yard."),
+    ("fineweb", "few_terminal_lines"): Case("\n".join(LINES[:9]) + ".", "\n".join(LINES[:8]) + "."),
+    ("fineweb", "short_lines"): Case(
+        f"{LINES[0]}.\n" + "The hen sat down there.\n" * 3,
+        f"{LINES[0]}.\nThe hen sat down there.\nThe fox sat down there.",
+    ),
+    ("fineweb", "duplicate_line_chars"): Case(
+        ".\n".join([*LINES[:9], LINES[0], LINES[1], ""]), ".\n".join([*LINES[:10], LINES[0], ""])
+    ),
+    ("fineweb", "newlines"): Case(
+        f"{LINES[0]}.\n\n\n\n{LINES[1]}", f"{LINES[0]}.\n\n\n{LINES[1]}", {"max_newlines_per_word": 0.15}
+    ),
     ("simplicity", "not_simple"): Case(
         "the cat the quux", "the cat the cat quux the cat", {"vocabulary": 2, "min_share": 0.8}
     ),
@@ -119,8 +205,14 @@ def test_the_near_miss_is_kept(kind: str, reason: str) -> None:
     assert (verdict.keep, verdict.reason) == (True, "")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "normalize"])
-@pytest.mark.parametrize("text", [TALE, CHAT], ids=["tale", "chat"])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (kind, text)
+        for kind in [*KINDS, "normalize"]
+        for text in ([ARTICLE] if kind in FOR_PAGES else [TALE, CHAT])
+    ],
+)
 def test_ordinary_text_passes_unchanged(kind: str, text: str) -> None:
     verdict = build(kind).judge(document(text, "chat" if text is CHAT else "tales"))
     assert verdict.keep

@@ -9,21 +9,27 @@ Shapes      W words of a document
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llm.data.document import Document
 from llm.data.filters.base import Filter, Verdict, drop, keep
+from llm.data.ngrams import repeats
+from llm.data.text_stats import (
+    ENDS_IN_ELLIPSIS,
+    Rule,
+    duplicates,
+    first_broken,
+    has_letter,
+    numbered,
+    share,
+)
 from llm.data.words import without_speakers, words
 
-_ELLIPSIS = re.compile(r"\.{3,}|…")
-_ENDS_IN_ELLIPSIS = re.compile(r".*(?:\.{3}|…)$")
+_ELLIPSES = re.compile(r"\.{3,}|…")  # a long row of dots is one
 _BULLET = re.compile(r"^[•‣●○▪*-]\s")
-_LETTER = re.compile(r"[^\W\d_]")
 _STOP_WORDS = frozenset(words("the be to of and that have with i you a it is"))
 _SWEAR_WORDS = frozenset(
     words(
@@ -83,13 +89,11 @@ class Quality(Filter):
         self.config = config
 
     def judge(self, document: Document) -> Verdict:
-        for reason, value, low, high in self._rules(document):
-            if not low <= value <= high:
-                return drop(reason, document.text, value)
-        return keep(document.text)
+        broken = first_broken(self._rules(document))
+        return drop(broken[0], document.text, broken[1]) if broken else keep(document.text)
 
-    def _rules(self, document: Document) -> Iterator[tuple[str, float, float, float]]:
-        """(reason, value, lowest allowed, highest allowed), cheapest first; later ones are made on demand."""
+    def _rules(self, document: Document) -> Iterator[Rule]:
+        """Cheapest first; words are counted without the marks of speakers."""
         limit, no_limit = self.config, float("inf")
         text = without_speakers(document.text)
         found = words(text)
@@ -101,72 +105,46 @@ class Quality(Filter):
         yield "symbols", symbol_frac(text, len(found)), 0, limit.max_symbol_frac
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         yield "bullets", share(lines, _BULLET.match), 0, limit.max_bullet_lines_frac
-        yield "ellipsis_lines", share(lines, _ENDS_IN_ELLIPSIS.match), 0, limit.max_ellipsis_lines_frac
-        yield "no_letters", share(text.split(), _LETTER.search), limit.min_letter_words_frac, no_limit
+        yield "ellipsis_lines", share(lines, ENDS_IN_ELLIPSIS.match), 0, limit.max_ellipsis_lines_frac
+        yield "no_letters", share(text.split(), has_letter), limit.min_letter_words_frac, no_limit
         yield "no_stop_words", len(_STOP_WORDS.intersection(found)), limit.min_stop_words, no_limit
         if document.kind in limit.swear_kinds:
             yield "swearing", sum(word in _SWEAR_WORDS for word in found), 0, limit.max_swear_words
         if len(found) < limit.min_words_for_repetition:
             return  # in a short talk "how are you" alone is a fifth of the text
-        yield "duplicate_lines", duplicate_lines_frac(lines), 0, limit.max_duplicate_lines_frac
+        yield "duplicate_lines", duplicates(lines)[0] / max(1, len(lines)), 0, limit.max_duplicate_lines_frac
         yield "common_ngram", common_ngram_chars_frac(found), 0, limit.max_common_ngram_chars_frac
         yield "duplicate_ngrams", duplicate_ngram_chars_frac(found), 0, limit.max_duplicate_ngram_chars_frac
 
 
 def symbol_frac(text: str, n_words: int) -> float:
     """`#` signs or ellipses, whichever are more, for each word (1)."""
-    return max(text.count("#"), len(_ELLIPSIS.findall(text))) / max(1, n_words)
-
-
-def share(items: list[str], test: Callable[[str], Any]) -> float:
-    """Share of the items that pass a test; 0 of none (2)."""
-    return sum(1 for item in items if test(item)) / max(1, len(items))
-
-
-def duplicate_lines_frac(lines: list[str]) -> float:
-    """Share of the lines that occurred before (3)."""
-    return (len(lines) - len(set(lines))) / max(1, len(lines))
+    return max(text.count("#"), len(_ELLIPSES.findall(text))) / max(1, n_words)
 
 
 def common_ngram_chars_frac(found: list[str]) -> float:
     """Share of the characters that the most frequent 2-, 3- or 4-gram takes, if it repeats (4)."""
-    ids_W, lengths_W = _numbers(found)
-    best, keys = 0, ids_W
-    for n in (2, 3, 4):
-        if len(found) < n:
+    ids_W, lengths_W = numbered(found)
+    best = 0
+    for each in repeats(ids_W, np.zeros_like(ids_W), 4, within=True):
+        if len(each.starts_R) == 0:
             break
-        keys = _extend(keys, ids_W[n - 1 :])
-        _, first, counts = np.unique(keys, return_index=True, return_counts=True)
-        chars = np.convolve(lengths_W, np.ones(n, dtype=np.int64), "valid")[first]
-        best = max(best, int((counts * chars * (counts > 1)).max()))
+        _, first, counts = np.unique(each.names_R, return_index=True, return_counts=True)
+        chars = np.convolve(lengths_W, np.ones(each.n, dtype=np.int64), "valid")[each.starts_R[first]]
+        best = max(best, int((counts * chars).max()))
     return best / max(1, int(lengths_W.sum()))
 
 
 def duplicate_ngram_chars_frac(found: list[str], n: int = 5) -> float:
     """Share of the characters inside an n-gram that occurred before (5)."""
-    if len(found) < n:
-        return 0.0
-    ids_W, lengths_W = _numbers(found)
-    keys = ids_W
-    for size in range(2, n + 1):
-        keys = _extend(keys, ids_W[size - 1 :])
-    repeated = np.ones(len(keys), dtype=np.int64)
-    repeated[np.unique(keys, return_index=True)[1]] = 0
-    covered_W = np.convolve(repeated, np.ones(n, dtype=np.int64)) > 0
-    return float(lengths_W[covered_W].sum() / lengths_W.sum())
-
-
-def _numbers(found: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Words as small integers, and their lengths in characters."""
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(found))}
-    ids_W = np.array([vocabulary[word] for word in found], dtype=np.int64)
-    return ids_W, np.array([len(word) for word in found], dtype=np.int64)
-
-
-def _extend(keys: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Keys of n-grams and the word after each -> keys of (n+1)-grams, small integers again: no overflow."""
-    joined = keys[: len(ids)] * (int(ids.max(initial=0)) + 1) + ids
-    return np.unique(joined, return_inverse=True)[1].astype(np.int64)
+    ids_W, lengths_W = numbered(found)
+    *_, last = repeats(ids_W, np.zeros_like(ids_W), n, within=True)
+    again = np.ones(len(last.starts_R), dtype=bool)
+    again[np.unique(last.names_R, return_index=True)[1]] = False
+    covered_W = np.zeros(len(ids_W), dtype=bool)
+    for place in range(n):
+        covered_W[last.starts_R[again] + place] = True
+    return float(lengths_W[covered_W].sum() / max(1, lengths_W.sum()))
 
 
 build = Quality

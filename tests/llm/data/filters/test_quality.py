@@ -7,9 +7,7 @@ from llm.data.filters.quality import (
     Config,
     Quality,
     common_ngram_chars_frac,
-    duplicate_lines_frac,
     duplicate_ngram_chars_frac,
-    share,
     symbol_frac,
 )
 
@@ -39,12 +37,9 @@ def test_duplicate_ngrams_count_every_covered_word_once() -> None:
     assert duplicate_ngram_chars_frac(list("aaaa")) == 0.0
 
 
-def test_lines_symbols_and_shares() -> None:
-    assert duplicate_lines_frac(["a", "b", "a", "a"]) == 0.5
-    assert duplicate_lines_frac([]) == 0.0
+def test_symbols_are_hashes_or_ellipses_for_each_word() -> None:
     assert symbol_frac("wait... what… # ok....", 4) == 3 / 4
-    assert share(["1", "a", "b2", ""], str.isalpha) == 0.25
-    assert share([], str.isalpha) == 0.0
+    assert symbol_frac("", 0) == 0.0
 
 
 def test_speaker_marks_are_no_words() -> None:
