@@ -3,8 +3,7 @@
 Equations   (1)-(3) in docs/tokenizer/algorithms/bpe_fast.md; comments below carry the same numbers
 Source      Sennrich et al. 2016, arXiv 1508.07909, algorithm 1; bytes and words as in GPT-2
 Cost        train: counting words, then every byte of a different word is merged away once, each time O(w + log n);
-            encode: one look-up per word that was seen before; a new word of w bytes O(w^2) up to 64 bytes,
-            O(w log w) beyond
+            encode: one look-up per word that was seen before, O(w log w) for a new word of w bytes
 Differs     from Sennrich et al.: bytes instead of characters, ties broken by id (they leave it open)
 Shapes      none: strings in, integers out
 """
@@ -12,7 +11,7 @@ Shapes      none: strings in, integers out
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import pairwise
 from operator import add
 
 import tokenizers
@@ -22,9 +21,7 @@ from llm.tokenizer.algorithms.base import Algorithm, Size, backend_of
 from llm.tokenizer.base import Tokenizer
 from llm.tokenizer.byte_level import ALPHABET, count_words, spell
 from llm.tokenizer.encoder import Encoder, WordEncoder
-from llm.tokenizer.merges import Pair, by_frequency, learn, replace
-
-_LONG = 64  # bytes of a word from which the heap is faster than looking at all pairs again
+from llm.tokenizer.merges import Pair, by_frequency, learn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +61,8 @@ class FastBPEEncoder(WordEncoder):
         self._ranks = {pair: rank for rank, pair in enumerate(self._pairs)}
 
     def encode_word(self, word: str) -> list[int]:
+        """A heap of (rank, place), so that no pair is looked at again unless it changed."""
         ids = [self.byte_ids[byte] for byte in word.encode()]
-        if len(ids) > _LONG:
-            return self._encode_long(ids)
-        never = len(self._pairs)
-        while len(ids) > 1:
-            rank = min(map(self._ranks.get, pairwise(ids), repeat(never)))
-            if rank == never:
-                break
-            ids = replace(ids, self._pairs[rank], self._tokens[rank])
-        return ids
-
-    def _encode_long(self, ids: list[int]) -> list[int]:
-        """The same with a heap of (rank, place); a merged place is linked out of the row."""
         end = len(ids)
         after, before = list(range(1, end + 1)), list(range(-1, end - 1))
         heap = [(self._ranks[p], i) for i, p in enumerate(pairwise(ids)) if p in self._ranks]
@@ -86,6 +72,7 @@ class FastBPEEncoder(WordEncoder):
             other = after[place]
             if other == end or (ids[place], ids[other]) != self._pairs[rank]:
                 continue  # one of the two was merged with its other neighbour meanwhile
+            # The new token takes the left place; the right one is linked out of the row.
             ids[place], ids[other] = self._tokens[rank], -1
             after[place] = after[other]
             if after[place] < end:
