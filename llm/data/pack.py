@@ -173,7 +173,7 @@ def _chunk(encoded: EncodedSet, lengths_D: np.ndarray, params: PackParams, token
 
 def _starts(encoded: EncodedSet, pieces: Pieces) -> np.ndarray:
     """Where each piece starts in the tokens of the set."""
-    return encoded.offsets.astype(np.int64)[pieces.docs] + pieces.starts
+    return encoded.offsets[pieces.docs].astype(np.int64) + pieces.starts
 
 
 # ---------------------------------------------------------------- pieces to rows

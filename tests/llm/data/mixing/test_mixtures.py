@@ -59,6 +59,18 @@ def test_unimax_by_hand() -> None:
     )
 
 
+def test_unimax_is_the_uniform_mixture_below_the_caps() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        tokens = {f"k{i}": int(n) for i, n in enumerate(generator.integers(1, 1000, size=6))}
+        options = {
+            "total_frac": float(generator.uniform(0.1, 3)),
+            "max_epochs": float(generator.uniform(0.5, 5)),
+        }
+        uniform = wanted("weights", tokens, weights=dict.fromkeys(tokens, 1.0), **options)
+        assert wanted("unimax", tokens, **options) == pytest.approx(uniform)
+
+
 def test_capped_by_hand() -> None:
     # min(n, K) is 90, 90, 10: 1000 over 9 : 9 : 1, of which mid may give 360 and small 40.
     assert wanted("capped", cap_tokens=90, max_epochs=1e6) == pytest.approx(
