@@ -1,9 +1,9 @@
-"""lattice: all ways to cut one word into pieces, and what can be asked about them: sums, the best, the n best, a draw.
+"""lattice: all ways to cut one word into pieces; their sum, the best, the n best, a random one.
 
 An edge from position `start` to position `end` of a word is a piece that stands there. A path from 0 to the end
 is a segmentation; its log-probability is the sum of the scores on it. Every function below walks the edges once.
 
-Equations   (1)-(5) in docs/tokenizer/lattice.md; comments below carry the same numbers
+Equations   (1)-(4) in docs/tokenizer/lattice.md; comments below carry the same numbers
 Source      Kudo 2018, arXiv 1804.10959, section 3; Scott 2002 for the draw (filter forwards, sample backwards)
 Cost        O(w L) for a word of w characters and pieces of at most L
 """
@@ -28,7 +28,7 @@ def lattice(word: str, pieces: Pieces, longest: int, unknown: float = -math.inf)
 
 
 def forward(word: str, edges: Sequence[Edge]) -> list[float]:
-    """alpha[i]: log of the summed probability of all segmentations of word[:i] (2)."""
+    """alpha[i]: log of the summed probability of all segmentations of word[:i] (1)."""
     alpha = [0.0] + [-math.inf] * len(word)
     for start, end, score in edges:
         alpha[end] = log_add(alpha[end], alpha[start] + score)
@@ -36,7 +36,7 @@ def forward(word: str, edges: Sequence[Edge]) -> list[float]:
 
 
 def backward(word: str, edges: Sequence[Edge]) -> list[float]:
-    """beta[i]: the same for word[i:] (3)."""
+    """beta[i]: the same for word[i:] (2)."""
     beta = [-math.inf] * len(word) + [0.0]
     for start, end, score in reversed(edges):
         beta[start] = log_add(beta[start], score + beta[end])
@@ -49,7 +49,7 @@ def log_add(a: float, b: float) -> float:
 
 
 def viterbi(word: str, pieces: Pieces, longest: int, unknown: float = -math.inf) -> list[str]:
-    """The most probable segmentation; of two equal ones the one whose last piece is longer (8)."""
+    """The most probable segmentation; of two equal ones the one whose last piece is longer (3)."""
     best = [0.0] + [-math.inf] * len(word)
     origin = [0] * (len(word) + 1)
     for start, end, score in lattice(word, pieces, longest, unknown):
@@ -72,7 +72,7 @@ def n_best(word: str, pieces: Pieces, n: int, longest: int) -> list[tuple[float,
 
 
 def sample(word: str, pieces: Pieces, longest: int, alpha: float, generator: random.Random) -> list[str]:
-    """A random segmentation with probability proportional to P(segmentation)^alpha: from the end backwards."""
+    """A random segmentation with probability proportional to P(segmentation)^alpha (4): from the end backwards."""
     edges = [(start, end, alpha * score) for start, end, score in lattice(word, pieces, longest)]
     filtered = forward(word, edges)
     path, end = [], len(word)

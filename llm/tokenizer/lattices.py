@@ -10,7 +10,7 @@ a prefix of the layer before it, and node (t, word) has the number `first[t] + w
 
 All edges into one layer come from earlier layers, so a layer is summed in one operation over all words.
 
-Equations   (1), (2), (4) of docs/tokenizer/lattice.md
+Equations   (1)-(3) of docs/tokenizer/lattice.md
 Cost        O(edges) numbers and a few numpy calls per layer
 """
 
@@ -85,7 +85,7 @@ class Lattices:
         return np.bincount(self.piece, often, minlength=len(scores)).astype(np.float64)
 
     def best_paths(self, scores: Floats) -> tuple[Ints, Ints]:
-        """The most probable segmentation of every word (4): (word, piece) for each piece on it, no order."""
+        """The most probable segmentation of every word (3): (word, piece) for each piece on it, no order."""
         score = scores[self.piece]
         best = np.zeros(self.n_nodes)
         origin = np.zeros(self.n_nodes, dtype=np.int64)

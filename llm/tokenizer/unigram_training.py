@@ -54,14 +54,14 @@ def learn(
 
 
 def maximise(expected: Floats, lengths: Ints) -> tuple[Floats, NDArray[np.bool_]]:
-    """M-step: scores of the pieces that stay, and which those are (5)."""
+    """M-step: scores of the pieces that stay, and which those are (3)."""
     kept = (lengths == 1) | (np.round(expected, 9) >= LEAST_COUNT)
     counts = np.maximum(expected[kept], LEAST_COUNT)
     return rounded(digamma(counts) - digamma(counts.sum(keepdims=True))), kept
 
 
 def prune(corpus: "Corpus", lattices: Lattices, scores: Floats, n_kept: int) -> NDArray[np.bool_]:
-    """Which pieces stay: characters, then those with the largest loss (6)."""
+    """Which pieces stay: characters, then those with the largest loss (4)."""
     words, on_path = lattices.best_paths(scores)
     used = np.bincount(on_path, weights=lattices.counts[words], minlength=len(scores))
     total = used.sum()
@@ -81,7 +81,7 @@ def prune(corpus: "Corpus", lattices: Lattices, scores: Floats, n_kept: int) -> 
 
 
 def digamma(x: Floats) -> Floats:
-    """The derivative of log Gamma, for x > 0 (7)."""
+    """The derivative of log Gamma, for x > 0 (5)."""
     y = x + 10
     series = 1 / 12 - (1 / 120 - (1 / 252 - (1 / 240 - 1 / 132 / y**2) / y**2) / y**2) / y**2
     return np.log(y) - 1 / (2 * y) - series / y**2 - sum(1 / (x + step) for step in range(10))
@@ -140,19 +140,17 @@ class Corpus:
         return rounded(np.log(amount[chosen]) - np.log(amount[chosen].sum()))
 
     def _strings(self, min_frequency: int, weights: Floats) -> list[Strings]:
-        """Strings of 1, 2, … characters, as long as there are frequent ones; each from the ones before it."""
+        """Strings of 1, 2, … characters, as long as there are frequent ones; each length from the one before."""
         letters = np.frombuffer(self.text.encode("utf-32-le"), dtype=np.uint32).astype(np.int64)
         left = np.repeat(self.starts + self.lengths, self.lengths) - np.arange(len(letters))
         width = int(letters.max()) + 1
         positions, keys = np.arange(len(letters)), letters
         levels: list[Strings] = []
-        while len(positions):
+        while len(positions) and len(levels) < self.longest:
             unique, first, names = np.unique(keys, return_index=True, return_inverse=True)
             frequency = np.bincount(names, weights[positions]).astype(np.float64)
             if levels:
                 np.maximum.at(levels[-1].followed, unique // width, frequency)
-            if len(levels) == self.longest:
-                break
             # A rare string stays out, and with it all longer ones that begin with it. Characters always stay.
             frequent = frequency >= min_frequency
             stays = frequent | (not levels)

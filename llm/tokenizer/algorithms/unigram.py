@@ -1,6 +1,6 @@
 """Unigram: pieces with probabilities; a word is cut in the most probable way. The library encodes.
 
-Equations   (1)-(8) in docs/tokenizer/algorithms/unigram_teaching.md
+Equations   (1)-(5) in docs/tokenizer/algorithms/unigram_teaching.md, (1)-(3) in docs/tokenizer/lattice.md
 Source      Kudo 2018, arXiv 1804.10959; SentencePiece, Kudo and Richardson 2018, arXiv 1808.06226
 Cost        train about 25 passes over the characters of distinct words; encode O(w L) per word of w characters with
             pieces of at most L, in Rust; state: vocab_size pieces with scores

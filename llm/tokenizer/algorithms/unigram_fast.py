@@ -1,6 +1,6 @@
 """Unigram, written by hand and fast: numpy trains over all words at once, a cache of words encodes.
 
-Equations   (1)-(8) in docs/tokenizer/algorithms/unigram_teaching.md
+Equations   (1)-(5) in docs/tokenizer/algorithms/unigram_teaching.md, (1)-(3) in docs/tokenizer/lattice.md
 Source      Kudo 2018, arXiv 1804.10959; SentencePiece, Kudo and Richardson 2018, arXiv 1808.06226
 Cost        train as unigram_training.py; encode one look-up per word that was seen before, a new word of w
             characters O(w L) look-ups, L the longest piece that begins with the character at hand
@@ -34,7 +34,7 @@ class FastUnigram(Algorithm):
     """The vocabulary of `unigram` and an encoder of its own."""
 
     def train(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        size = self.config.vocab_size - len(self.special_tokens) - len(unigram.BYTE_PIECES)
+        size = self.config.vocab_size - len(self.special_tokens) - len(BYTE_PIECES)
         counts = unigram.count_stretches(texts, self.config.character_coverage, size)
         pieces = unigram_training.learn(counts, size, self.config.min_frequency, self.config)
         return backend_of(*unigram.parts(pieces, self.special_tokens), self.special_tokens)
@@ -47,7 +47,7 @@ build = FastUnigram
 
 
 class FastUnigramEncoder(WordEncoder):
-    """Viterbi over one word (8)."""
+    """Viterbi over one word (3)."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)

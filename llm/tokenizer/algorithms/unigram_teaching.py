@@ -1,6 +1,6 @@
 """Unigram, to be read: start from too many pieces, estimate how probable each is, drop those that matter least.
 
-Equations   (1)-(8) in docs/tokenizer/algorithms/unigram_teaching.md; comments below carry the same numbers
+Equations   (1)-(5) in docs/tokenizer/algorithms/unigram_teaching.md; comments below carry the same numbers
 Source      Kudo 2018, arXiv 1804.10959, sections 3.2-3.3; SentencePiece (arXiv 1808.06226) for what Kudo leaves open:
             seeds, the sparse prior of the M-step, the loss of a piece
 Cost        each E-step O(n L) for n characters of distinct words and pieces of at most L characters, about 25
@@ -44,11 +44,12 @@ class Config(Size, Learning):
 
 
 class UnigramTeaching(Algorithm):
+    """The algorithm without its bookkeeping; the functions below are the steps."""
+
     def train(self, texts: Iterable[str]) -> tokenizers.Tokenizer:
-        size = self.config.vocab_size - len(self.special_tokens) - len(unigram.BYTE_PIECES)
+        size = self.config.vocab_size - len(self.special_tokens) - len(BYTE_PIECES)
         counts = unigram.count_stretches(texts, self.config.character_coverage, size)
-        pieces = self.learn(counts, size)
-        return backend_of(*unigram.parts(pieces, self.special_tokens), self.special_tokens)
+        return backend_of(*unigram.parts(self.learn(counts, size), self.special_tokens), self.special_tokens)
 
     def learn(self, counts: Mapping[str, int], size: int) -> Pieces:
         """Seeds; then by turns estimate and prune, until few enough are left."""
@@ -78,16 +79,16 @@ def seeds(counts: Mapping[str, int], min_frequency: int, longest: int) -> Pieces
     frequency: Counter[str] = Counter()
     for word, count in counts.items():
         for start in range(len(word)):
-            for end in range(start + 1, min(start + longest + 1, len(word)) + 1):
+            for end in range(start + 1, min(start + longest, len(word)) + 1):
                 frequency[word[start:end]] += count
-    # "becaus" is always followed by the same letter: where it occurs, "because" is the better piece.
+    # "becaus" is always followed by the same letter: wherever it stands, "because" is the better piece.
     followed: Counter[str] = Counter()
     for string, count in frequency.items():
         followed[string[:-1]] = max(followed[string[:-1]], count)
     covered = {
         string: count * len(string)
         for string, count in frequency.items()
-        if len(string) == 1 or (len(string) <= longest and min_frequency <= count > followed[string])
+        if len(string) == 1 or min_frequency <= count > followed[string]
     }
     ranked = sorted(covered, key=lambda string: (len(string) > 1, -covered[string], len(string), string))
     chosen = sorted(ranked[:N_SEEDS], key=lambda string: (len(string), string))
@@ -96,7 +97,7 @@ def seeds(counts: Mapping[str, int], min_frequency: int, longest: int) -> Pieces
 
 
 def expected_counts(counts: Mapping[str, int], pieces: Pieces, longest: int) -> dict[str, float]:
-    """E-step: how often each piece is expected in the corpus, over all segmentations of each word (4)."""
+    """E-step: how often each piece is expected in the corpus, over all segmentations of each word (2)."""
     expected = dict.fromkeys(pieces, 0.0)
     for word, count in counts.items():
         edges = lattice(word, pieces, longest)
@@ -108,7 +109,7 @@ def expected_counts(counts: Mapping[str, int], pieces: Pieces, longest: int) -> 
 
 
 def maximise(expected: Mapping[str, float]) -> Pieces:
-    """M-step: rare pieces go, the others get new log-probabilities; digamma favours few pieces (5)."""
+    """M-step: rare pieces go, the others get new log-probabilities; digamma favours few pieces (3)."""
     kept = {
         piece: max(count, LEAST_COUNT)
         for piece, count in expected.items()
@@ -119,7 +120,7 @@ def maximise(expected: Mapping[str, float]) -> Pieces:
 
 
 def prune(counts: Mapping[str, int], pieces: Pieces, n_kept: int, longest: int) -> Pieces:
-    """Keep the pieces whose loss hurts most: how much less probable the corpus is without them (6)."""
+    """Keep the pieces whose loss hurts most: how much less probable the corpus is without them (4)."""
     used: Counter[str] = Counter()
     for word, count in counts.items():
         for piece in viterbi(word, pieces, longest):
@@ -138,7 +139,7 @@ def prune(counts: Mapping[str, int], pieces: Pieces, n_kept: int, longest: int) 
 
 
 def digamma(x: float) -> float:
-    """The derivative of log Gamma, for x > 0: ten steps of psi(x) = psi(x + 1) - 1/x, then its series (7)."""
+    """The derivative of log Gamma, for x > 0: ten steps of psi(x) = psi(x + 1) - 1/x, then its series (5)."""
     y = x + 10
     series = 1 / 12 - (1 / 120 - (1 / 252 - (1 / 240 - 1 / 132 / y**2) / y**2) / y**2) / y**2
     return math.log(y) - 1 / (2 * y) - series / y**2 - sum(1 / (x + step) for step in range(10))
