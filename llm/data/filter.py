@@ -218,12 +218,17 @@ def _filter_file(
         fit(together, DocumentFile(source))
         work = partial(_judge_lines, together=together, first=first, last=last)
         with atomic_file(left, "wb") as kept, atomic_file(decisions[-1]) as decided:
-            for judged in progress(map_batches(work, read_lines(source)), f"filter {', '.join(together)}"):
+            results = map_batches(work, read_lines(source))
+            for judged in progress(results, f"filter {number}/{len(todo)}", _n_batches(source)):
                 kept.write(judged.kept)
                 decided.write(json.dumps(judged.decisions) + "\n")
                 counts.add(judged.counts)
         source = left
     return decisions, counts
+
+
+def _n_batches(path: Path) -> int:
+    return -(-path.stat().st_size // BATCH_BYTES)
 
 
 def _judge_lines(lines: Lines, *, together: Mapping[str, Filter], first: bool, last: bool) -> _Judged:
