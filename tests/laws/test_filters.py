@@ -76,6 +76,13 @@ CASES: dict[tuple[str, str], Case] = {
         "<div>" * 6 + "x" * 30, "<div>" * 5 + "x" * 30, {"max_depth": 5}
     ),
     ("main_content", "no_main_content"): Case("<html><p>" + "x" * 24, "<html><p>" + "x" * 25),
+    ("language", "other_language"): Case(
+        "Die Katze schlief auf den warmen Steinen.",
+        "The cat slept there in the warm sun of the garden, die Katze.",
+    ),
+    ("language", "uncertain_language"): Case(
+        "And then again? hahaha hahaha hahaha hahaha", "In the garden hahaha hahaha hahaha hahaha"
+    ),
     ("quality", "too_short"): Case("the " + " ".join(WORDS[:8]), "the " + " ".join(WORDS[:9])),
     ("quality", "too_long"): Case(
         "the " + " ".join(WORDS[:20]), "the " + " ".join(WORDS[:19]), {"max_words": 20}
