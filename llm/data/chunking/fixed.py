@@ -1,7 +1,7 @@
 """Fixed: a cut every `size` tokens, wherever that is.
 
 Equations   (1) in docs/data/chunking/fixed.md; comments below carry the same numbers.
-Source      the default of every training pipeline; Brown et al. 2020, arXiv 2005.14165, section 2.3
+Source      the usual default, e.g. Brown et al. 2020 (GPT-3), arXiv 2005.14165, appendix B
 Cost        O(chunks); no text is read
 Differs     from cutting a stream of many documents: no chunk holds two documents
 Shapes      n tokens to read

@@ -1,9 +1,9 @@
 """Sliding: windows of `size` tokens that overlap; what was read before is context, only the rest is scored.
 
 Equations   (1)-(2) in docs/data/chunking/sliding.md; comments below carry the same numbers.
-Source      Baevski & Auli 2019, arXiv 1809.10853, section 4.2 (context windows); Dai et al. 2019, arXiv 1901.02860
+Source      evaluation with a sliding window: Baevski & Auli 2019, arXiv 1809.10853
 Cost        size / (size - overlap) times the rows of kind fixed
-Differs     nothing
+Differs     from the source: the windows train, too
 Shapes      n tokens to read
 """
 

@@ -1,7 +1,7 @@
 """Wrapped: all documents one after the other, cut wherever a row ends.
 
 Equations   (1)-(2) in docs/data/packing/wrapped.md; comments below carry the same numbers.
-Source      Brown et al. 2020, arXiv 2005.14165, section 2.3; TRL's `pack_dataset(strategy="wrapped")`
+Source      Brown et al. 2020 (GPT-3), arXiv 2005.14165, appendix B; TRL's `pack_dataset(strategy="wrapped")`
 Cost        O(D + rows) array operations; rows are full but the last
 Differs     from both: a row begins with the last token of the row before, so that no target is lost, and
             documents of a row do not see each other
