@@ -78,7 +78,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("main_content", "no_main_content"): Case("<html><p>" + "x" * 24, "<html><p>" + "x" * 25),
     ("language", "other_language"): Case(
         "Die Katze schlief auf den warmen Steinen.",
-        "The cat slept there in the warm sun of the garden, die Katze.",
+        "The cat, die Katze, slept on the warm stones of the garden that day.",
     ),
     ("language", "uncertain_language"): Case(
         "And then again? hahaha hahaha hahaha hahaha", "In the garden hahaha hahaha hahaha hahaha"
