@@ -7,7 +7,7 @@ from llm.data import encode
 from llm.data.document import SPLITS, Document, write_documents
 from llm.data.encode import encode_set
 from llm.data.encoded import EncodedSet
-from llm.tokenizer.algorithms import bpe
+from llm.tokenizer.algorithms import bpe, bpe_fast
 from llm.tokenizer.algorithms.base import train_tokenizer
 from llm.tokenizer.base import Tokenizer, load_tokenizer
 
@@ -175,4 +175,27 @@ def test_empty_split_and_unknown_set(tmp_path: Path, folder: Path) -> None:
         encoded(tmp_path, folder, "novels", [])
     with pytest.raises(ValueError, match="train.jsonl: no such file"):
         encode_set("sft", tmp_path / "nowhere", folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kinds_own_code_writes_the_same_bytes(tmp_path: Path) -> None:
+    algorithm = bpe_fast.build(bpe_fast.Config(vocab_size=320, min_frequency=2, special_tokens=()))
+    train_tokenizer(algorithm, ["Do ducks swim? Yes, ducks swim.\n" * 9], tmp_path / "tokenizer", "corpus")
+    documents = [document(f"d{i}", "Do 鸭子 swim? " * (i % 7)) for i in range(40)]
+    for split in SPLITS:
+        write_documents(tmp_path / "raw" / f"{split}.jsonl", documents)
+    for name, chosen in (("library", None), ("own", algorithm)):
+        encode_set("pretrain", tmp_path / "raw", tmp_path / "tokenizer", tmp_path / name, chosen)
+    files = [file.relative_to(tmp_path / "own") for file in (tmp_path / "own").rglob("*.*")]
+    assert len(files) == 2 * 5
+    for file in files:
+        assert (tmp_path / "own" / file).read_bytes() == (tmp_path / "library" / file).read_bytes()
+
+
+def test_a_tokenizer_of_another_kind(tmp_path: Path, folder: Path) -> None:
+    algorithm = bpe_fast.build(bpe_fast.Config(vocab_size=320, min_frequency=2, special_tokens=()))
+    with pytest.raises(
+        ValueError, match=r"tokenizer: kind is 'bpe', params.yaml.tokenizer.kind is 'bpe_fast'; run"
+    ):
+        encode_set("pretrain", tmp_path / "raw", folder, tmp_path / "out", algorithm)
     assert not (tmp_path / "out").exists()

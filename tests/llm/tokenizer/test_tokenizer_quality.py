@@ -1,8 +1,9 @@
 import math
+from pathlib import Path
 
 import pytest
 
-from llm.tokenizer.algorithms import bpe
+from llm.tokenizer.algorithms import bpe, wordpiece
 from llm.tokenizer.algorithms.base import train_tokenizer
 from llm.tokenizer.base import Tokenizer
 from llm.tokenizer.quality import batches, measure, renyi_efficiency
@@ -37,6 +38,16 @@ def test_renyi_efficiency_of_known_distributions() -> None:
     assert renyi_efficiency([5, 5, 5, 5]) == pytest.approx(1.0)
     assert renyi_efficiency([7, 0, 0, 0]) == pytest.approx(0.0)
     assert renyi_efficiency([5, 5, 0, 0]) == pytest.approx(0.5)  # log 2 / log 4
+
+
+def test_a_byte_inside_a_word_is_a_byte(tmp_path: Path) -> None:
+    """WordPiece spells it with a prefix, two characters for one byte."""
+    config = wordpiece.Config(vocab_size=517, min_frequency=5, special_tokens=())
+    tokenizer = train_tokenizer(wordpiece.build(config), [" aa" * 9], tmp_path, "corpus")
+    assert tokenizer.pieces()[516:] == ["‿aa"]
+    # " aa" is Ġ ‿aa, " b" is Ġ ‿b, "é" two bytes behind it in the same word: five single bytes of six tokens
+    measured = measure(tokenizer, [" aa bé"])
+    assert (measured["n_tokens"], measured["single_byte_frac"]) == (6, 5 / 6)
 
 
 def test_nothing_to_measure(tokenizer: Tokenizer) -> None:
