@@ -14,6 +14,7 @@ from llm.data.words import without_speakers, words
         ("snake_case 3.14 a1", ["snake", "case", "3", "14", "a1"]),
         ("Ångström NAÏVE straße", ["ångström", "naïve", "straße"]),
         ("你好 world世界", ["你", "好", "world", "世", "界"]),
+        ("西厢记・第二本", ["西", "厢", "记", "第", "二", "本"]),
         ("ひらがな", ["ひ", "ら", "が", "な"]),
         ("안녕 세상", ["안녕", "세상"]),
         ("A: hi\nB: A: what", ["hi", "a", "what"]),
