@@ -75,7 +75,7 @@ def shares(report: Report) -> str:
         corpus: [
             (SCRIPTS.get(script, script), share)
             for script, share in (dig(found, f"{corpus}.{ALL}.script_letters_frac") or {}).items()
-            if share
+            if share >= 0.0005  # what would be printed as 0.0 %
         ]
         for corpus in CORPORA
     }
