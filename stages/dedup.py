@@ -4,6 +4,7 @@ from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm.data.dedup_plots import draw_curves
 from llm.data.deduplicate import DedupParams, deduplicate_set
 from llm.params import load_params
 from llm.runtime import run_stage, write_json
@@ -19,12 +20,13 @@ class Params:
 def main() -> None:
     """Read the command line and params.yaml, run, write the metrics."""
     cli = ArgumentParser(description=__doc__)
-    for flag in ("--input", "--out", "--dropped", "--metrics"):
+    for flag in ("--input", "--out", "--dropped", "--plots", "--metrics"):
         cli.add_argument(flag, type=Path, required=True)
     paths = cli.parse_args()
     params = load_params(Params)
 
     report = deduplicate_set(paths.input, paths.out, paths.dropped, params.dedup)
+    draw_curves(paths.plots, params.dedup)
     write_json(paths.metrics, report)
 
 

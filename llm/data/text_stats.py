@@ -18,20 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.data.words import NO_SPACES
+
 # What is judged, its value, the lowest and the highest one allowed.
 Rule = tuple[str, float, float, float]
 
 ELLIPSIS = re.compile(r"\.{3}|…")
 ENDS_IN_ELLIPSIS = re.compile(r".*(?:\.{3}|…)\s*$", re.DOTALL)
 
-_NO_SPACES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_PART = rf"[^\W_{_NO_SPACES}]+"
+_PART = rf"[^\W_{NO_SPACES}]+"
 _CLITIC = r"['’](?:s|re|ve|ll|m|d)\b"
 _TOKEN = re.compile(
     rf"""
-    [{_NO_SPACES}]                                      # each Chinese character is a token
+    [{NO_SPACES}]                                      # each Chinese character is a token
     | (?:Mr|Mrs|Ms|Dr|St|Jr|Prof)\. | (?:[A-Za-z]\.){{2,}}  # Mr. U.S.
-    | [^\W\d_{_NO_SPACES}]+?(?=n['’]t\b) | n['’]t\b     # do n't
+    | [^\W\d_{NO_SPACES}]+?(?=n['’]t\b) | n['’]t\b     # do n't
     | {_CLITIC}
     | {_PART}(?:(?:
           (?!{_CLITIC})['’]                             # o'clock

@@ -11,7 +11,7 @@ from llm import docs
 
 ROOT = Path(__file__).resolve().parents[2]
 # pages about more than one module
-FREE_PAGES = {"benchmarks", "index", "guide", "glossary", "papers", "log"}
+FREE_PAGES = {"benchmarks", "experiments", "index", "guide", "glossary", "papers", "log"}
 FENCE = re.compile(
     r"^(?P<fence>```+)(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=fence) *$", re.MULTILINE | re.DOTALL
 )

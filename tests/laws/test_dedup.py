@@ -12,6 +12,7 @@ from llm import registry
 from llm.data.dedup.base import Dedup
 from llm.data.deduplicate import DedupParams, deduplicate
 from llm.data.document import Document
+from llm.data.paragraphs import none as no_paragraphs
 
 FAMILY = "llm.data.dedup"
 KINDS = registry.kinds(FAMILY)
@@ -86,11 +87,13 @@ def test_a_stand_in_stands_for_itself_and_comes_first(kind: str, texts: list[str
 def test_the_kept_documents_do_not_depend_on_the_order_of_the_input(kind: str) -> None:
     config = registry.module(FAMILY, kind).Config()
     none = registry.module(FAMILY, "none").Config()
-    documents = [document(f"d{i}", text(i % 7) + " tail" * (i // 7)) for i in range(21)]
+    documents = [document(f"d{i}", text(i % 7, 1500) + " tail" * (i // 7)) for i in range(21)]
     kept = []
     for seed in range(3):
         shuffled = random.Random(seed).sample(documents, len(documents))
-        result = deduplicate(shuffled, [], DedupParams(exact=none, near=config))
+        result = deduplicate(
+            shuffled, [], DedupParams(exact=none, near=config, paragraphs=no_paragraphs.Config())
+        )
         kept.append(sorted(kept_document.id for kept_document in result.kept))
     assert kept[0] == kept[1] == kept[2]
     assert len(kept[0]) == (21 if kind in ("none", "exact") else 7)

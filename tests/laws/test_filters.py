@@ -41,6 +41,13 @@ def document(text: str, kind: str = "tales") -> Document:
     return Document(id="d", source="test", kind=kind, licence="CC0", work="w", text=text)
 
 
+KNOWN, STRANGE = "the cat the cat the cat", "zork quibble flumph zork"
+BANDS: dict[str, Any] = {  # so that the three texts `build` fits on make limits
+    **dict.fromkeys(("min_docs", "min_tokens", "min_ngram_count", "folds"), 1),
+    **{"predictable_frac": 0.0, "keep_bands": ("head", "middle", "tail")},
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """A text that is dropped for the reason, and one that just is not."""
@@ -179,6 +186,19 @@ CASES: dict[tuple[str, str], Case] = {
     ),
     ("simplicity", "not_simple"): Case(
         "the cat the quux", "the cat the cat quux the cat", {"vocabulary": 2, "min_share": 0.8}
+    ),
+    ("perplexity", "too_predictable"): Case(
+        KNOWN, STRANGE, BANDS | {"predictable_frac": 0.5, "head_frac": 0.5}
+    ),
+    ("perplexity", "head_perplexity"): Case(
+        KNOWN, STRANGE, BANDS | {"head_frac": 0.5, "keep_bands": ("middle", "tail")}
+    ),
+    ("perplexity", "middle_perplexity"): Case(
+        TALE, STRANGE, BANDS | {"head_frac": 0.0, "middle_frac": 0.99, "keep_bands": ("head", "tail")}
+    ),
+    ("perplexity", "tail_perplexity"): Case(STRANGE, KNOWN, BANDS | {"keep_bands": ("head", "middle")}),
+    ("pii", "forbidden_pii"): Case(
+        "card 4111 1111 1111 1111", "card 4111 1111 1111 1112", {"actions": {"card": "drop"}}
     ),
     ("pii", "too_much_pii"): Case("x@example.org " * 6, "x@example.org " * 5),
 }

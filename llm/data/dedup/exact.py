@@ -8,7 +8,6 @@ Shapes      N documents
 """
 
 import hashlib
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.dedup.base import Dedup, Pairs, buckets, pair_array
+from llm.data.dedup.base import Dedup, Pairs, Texts, buckets, fold, pair_array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,7 @@ class Exact(Dedup):
         digests = b"".join(self._digest(text) for text in texts)
         return np.frombuffer(digests, dtype="<u8").reshape(len(texts), 2)
 
-    def pairs(self, signatures_NW: NDArray[Any], texts: Sequence[str]) -> Pairs:
+    def pairs(self, signatures_NW: NDArray[Any], texts: Texts) -> Pairs:
         keys = np.ascontiguousarray(signatures_NW).view("S16").ravel()
         pairs = [(int(group[0]), int(row)) for group in buckets(keys) for row in group[1:]]
         return Pairs(rows_M2=pair_array(pairs))
@@ -46,11 +45,6 @@ class Exact(Dedup):
     def _digest(self, text: str) -> bytes:
         folded = fold(text) if self.fold else text
         return hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()  # (1)
-
-
-def fold(text: str) -> str:
-    """NFC, case folded, every run of white space one space."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 build = Exact

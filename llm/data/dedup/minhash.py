@@ -1,31 +1,35 @@
 """MinHash-LSH: two texts share a minimum hash as often as they share shingles; bands find such pairs.
 
 Equations   (1)-(6) in docs/data/dedup/minhash.md; comments below carry the same numbers
-Source      Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3; Lee et al. 2021, arXiv 2107.06499
-Cost        O(words · K) once; 4K bytes a document; O(N · bands) to find candidates
-Differs     from Lee et al.: bands are chosen from the threshold, candidates are verified by true Jaccard
-Shapes      N documents, K hash functions, S shingles of a group of documents, M pairs
+Source      Broder 1997; Dahlgaard, Knudsen & Thorup 2017, arXiv 1704.04370 (Fast Similarity Sketching); Leskovec
+            et al., Mining of Massive Datasets, ch. 3 (bands); Lee et al. 2021, arXiv 2107.06499
+Cost        O(words + K log K) once; 4K bytes a document; O(N · bands) to find candidates
+Differs     from Dahlgaard et al.: 7 rounds instead of K before the places still empty are filled one by one;
+            from Lee et al.: bands are chosen from the threshold, candidates are verified by true Jaccard
+Shapes      N documents, K places of a signature, S shingles of a group of documents, M pairs
 """
 
-import functools
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.dedup.base import Dedup, Pairs, buckets, pair_array
-from llm.data.words import words
+from llm.data.bands import candidate_probability, optimal_bands
+from llm.data.dedup.base import Dedup, Pairs, Texts, bucket_keys, buckets, pair_array
+from llm.data.shingles import Hashed, jaccard, shingle_hashes, shingles
 
+U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
+Ints = NDArray[np.int64]
 
-_P = np.uint64(2**61 - 1)  # Mersenne prime: x mod p is shifts and additions
-_LOW_29, _LOW_32 = np.uint64(2**29 - 1), np.uint64(2**32 - 1)
 _EMPTY = np.uint32(2**32 - 1)  # the signature of a text without words, in every place
-_GROUP_SHINGLES = 8192  # documents are hashed together up to this many shingles: fits the cache
-_CACHE_WORDS = 1 << 20
+_ROUNDS = 7  # 3 bits of a place name the round that filled it, 29 are the rank
+_RANK_BITS = 29
+_GROUP_SHINGLES = 1 << 16  # documents are hashed together up to this many shingles: fits the cache
+_REMEMBERED = 64  # documents whose shingle sets wait for the next candidate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,53 +69,119 @@ class MinHash(Dedup):
         self.config = config
         self.n_bands, self.n_rows = optimal_bands(config.threshold, config.n_hashes, config.fp_weight)
         draw = np.random.Generator(np.random.PCG64(config.seed))
-        self.a_K = draw.integers(1, _P, config.n_hashes, dtype=np.uint64)
-        self.b_K = draw.integers(0, _P, config.n_hashes, dtype=np.uint64)
+        odd = draw.integers(0, 2**63, _ROUNDS + config.n_hashes, dtype=np.uint64) * np.uint64(2) + np.uint64(
+            1
+        )
+        self.a_T, self.a_K = odd[:_ROUNDS], odd[_ROUNDS:]
 
     def signatures(self, texts: Sequence[str]) -> NDArray[Any]:
-        rows = [np.zeros((0, self.config.n_hashes), dtype=np.uint32)]
-        rows += [self._minima(group) for group in _groups(texts, self.config.shingle_words)]
-        return np.concatenate(rows)
+        """Documents of like length are hashed together: they need like numbers of rounds."""
+        order_N = np.argsort([len(text) for text in texts], kind="stable")
+        hashed = shingle_hashes([texts[row] for row in order_N.tolist()], self.config.shingle_words)
+        out_NK = np.empty((len(texts), self.config.n_hashes), dtype=np.uint32)
+        out_NK[order_N] = self.sketch(hashed)
+        return out_NK
 
-    def pairs(self, signatures_NW: NDArray[Any], texts: Sequence[str]) -> Pairs:
-        seen: dict[tuple[int, int], bool] = {}
-        same = functools.partial(self._same, texts, seen) if self.config.verify else None
+    def sketch(self, hashed: Hashed) -> U32:
+        """The signatures of documents given by their shingle hashes; fastest where sizes ascend."""
+        out_NK = np.full((len(hashed.sizes), self.config.n_hashes), _EMPTY, dtype=np.uint32)
+        ends = np.cumsum(hashed.sizes)
+        row = first = 0
+        while row < len(ends):
+            until = max(row + 1, int(np.searchsorted(ends, first + _GROUP_SHINGLES, side="right")))
+            end = int(ends[until - 1])
+            self._fill(out_NK[row:until], hashed.values[first:end], hashed.sizes[row:until])
+            row, first = until, end
+        return out_NK
+
+    def _fill(self, out_NK: U32, x_S: U64, sizes_N: Ints) -> None:
+        """Rounds that throw every shingle into one of K places, until no place of a document is empty."""
+        n_hashes = self.config.n_hashes
+        places = out_NK.reshape(-1)
+        first_S = np.repeat(np.arange(0, len(places), n_hashes, dtype=np.uint64), sizes_N)
+        _throw(places, x_S, first_S, self.a_T[0], 0, n_hashes)
+        empty = np.flatnonzero(places == _EMPTY)
+        for number in range(1, _ROUNDS):
+            if len(empty) == 0:
+                return
+            n_left = int(sizes_N[: int(empty[-1]) // n_hashes + 1].sum())  # documents behind it are done
+            _throw(places, x_S[:n_left], first_S[:n_left], self.a_T[number], number, n_hashes)
+            empty = empty[places[empty] == _EMPTY]
+        self._fill_empty(places, empty[sizes_N[empty // n_hashes] > 0], x_S, sizes_N)
+
+    def _fill_empty(self, places: U32, empty: Ints, x_S: U64, sizes_N: Ints) -> None:
+        """Each place that is still empty gets the minimum of a hash function of its own (3)."""
+        if len(empty) == 0:
+            return
+        row, k = np.divmod(empty, self.config.n_hashes)
+        n = sizes_N[row]
+        starts = np.cumsum(n) - n
+        shingle = np.arange(n.sum()) + np.repeat((np.cumsum(sizes_N) - sizes_N)[row] - starts, n)
+        rank = _rank(x_S[shingle] * np.repeat(self.a_K[k], n), _ROUNDS)
+        places[empty] = np.minimum(np.minimum.reduceat(rank, starts), _EMPTY - np.uint32(1))
+
+    def pairs(self, signatures_NW: NDArray[Any], texts: Texts) -> Pairs:
+        verified = _Verified(texts, self.config) if self.config.verify else None
         found: set[tuple[int, int]] = set()
-        filled = np.flatnonzero((signatures_NW != _EMPTY).any(axis=1))
-        for keys in self._band_keys(signatures_NW[filled]):
-            for bucket in buckets(keys):
-                found.update(_bucket_pairs(filled[bucket].tolist(), same))
+        filled = np.flatnonzero(signatures_NW[:, 0] != _EMPTY)  # a text with words fills every place
+        for band in range(self.n_bands):
+            columns = signatures_NW[:, band * self.n_rows : (band + 1) * self.n_rows]
+            for bucket in buckets(bucket_keys(columns)[filled]):
+                found.update(_bucket_pairs(filled[bucket].tolist(), verified))
         facts: dict[str, int | float] = {"bands": self.n_bands, "rows": self.n_rows, "pairs": len(found)}
-        if self.config.verify:
-            facts |= {"pairs_verified": len(seen), "pairs_refused": len(seen) - sum(seen.values())}
+        if verified:
+            refused = len(verified.answers) - sum(verified.answers.values())
+            facts |= {"pairs_verified": len(verified.answers), "pairs_refused": refused}
         return Pairs(rows_M2=pair_array(sorted(found)), facts=facts)
 
-    def _minima(self, group: list[U64]) -> NDArray[np.uint32]:
-        """Shingle hashes of a few documents -> their signatures, one hash function at a time."""
-        sizes = np.array([len(hashes) for hashes in group], dtype=np.int64)
-        filled = np.flatnonzero(sizes)
-        out = np.full((len(group), self.config.n_hashes), _EMPTY, dtype=np.uint32)
-        if len(filled) == 0:
-            return out
-        x_S = np.concatenate(group) >> np.uint64(32)
-        starts = (np.cumsum(sizes) - sizes)[filled]
-        for k in range(self.config.n_hashes):
-            out[filled, k] = np.minimum.reduceat(permute(x_S, self.a_K[k], self.b_K[k]), starts)  # (2)
-        return out
+    def curve(self, similarity: NDArray[np.float64]) -> NDArray[np.float64]:
+        return candidate_probability(similarity, self.n_bands, self.n_rows)
 
-    def _band_keys(self, signatures_NK: NDArray[np.uint32]) -> Iterator[NDArray[Any]]:
-        """The r numbers of each band as one key for each row."""
-        for band in range(self.n_bands):
-            part = signatures_NK[:, band * self.n_rows : (band + 1) * self.n_rows]
-            yield np.ascontiguousarray(part).view(f"S{4 * self.n_rows}").ravel()
 
-    def _same(self, texts: Sequence[str], seen: dict[tuple[int, int], bool], left: int, right: int) -> bool:
-        """Whether the true Jaccard similarity reaches the threshold; every pair is computed once."""
+def _throw(places: U32, x_S: U64, first_S: U64, a: np.uint64, number: int, n_hashes: int) -> None:
+    """One round: h = a·x mod 2^64; its upper half says which place, its lower half at which rank (1), (2)."""
+    h_S = x_S * a
+    rank_S = _rank(h_S, number)
+    if n_hashes.bit_count() == 1 < n_hashes:
+        h_S >>= np.uint64(65 - n_hashes.bit_length())  # the same as below, in one step
+    else:
+        h_S >>= np.uint64(32)
+        h_S *= np.uint64(n_hashes)
+        h_S >>= np.uint64(32)
+    h_S += first_S
+    np.minimum.at(places, h_S.view(np.int64), rank_S)
+
+
+def _rank(h_S: U64, number: int) -> U32:
+    """29 bits of the lower half of the hash, behind the round: what an earlier round has filled stays."""
+    rank_S = h_S.astype(np.uint32)
+    rank_S >>= np.uint32(32 - _RANK_BITS)
+    rank_S |= np.uint32(number << _RANK_BITS)
+    return rank_S
+
+
+class _Verified:
+    """Whether the true Jaccard similarity of two rows reaches the threshold; every pair is computed once."""
+
+    def __init__(self, texts: Texts, config: Config) -> None:
+        self.texts = texts
+        self.config = config
+        self.answers: dict[tuple[int, int], bool] = {}
+        self.sets: OrderedDict[int, U64] = OrderedDict()
+
+    def __call__(self, left: int, right: int) -> bool:
         pair = (left, right)
-        if pair not in seen:
-            n = self.config.shingle_words
-            seen[pair] = jaccard(shingles(texts[left], n), shingles(texts[right], n)) >= self.config.threshold
-        return seen[pair]
+        if pair not in self.answers:
+            self.answers[pair] = jaccard(self._set(left), self._set(right)) >= self.config.threshold
+        return self.answers[pair]
+
+    def _set(self, row: int) -> U64:
+        if row not in self.sets:
+            self.sets[row] = np.unique(shingles(self.texts[row], self.config.shingle_words))
+            if len(self.sets) > _REMEMBERED:
+                self.sets.popitem(last=False)
+        self.sets.move_to_end(row)
+        return self.sets[row]
 
 
 def _bucket_pairs(bucket: list[int], same: Callable[[int, int], bool] | None) -> list[tuple[int, int]]:
@@ -123,109 +193,6 @@ def _bucket_pairs(bucket: list[int], same: Callable[[int, int], bool] | None) ->
         pairs += [(first, row) for row in joined]
         bucket = sorted(set(others) - set(joined))
     return pairs
-
-
-# ---------------------------------------------------------------- shingles and hashes
-
-
-class _WordHashes(dict[str, int]):
-    """Word -> 64-bit hash, equal in every process and run; a cache that forgets when it has grown large."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= _CACHE_WORDS:
-            self.clear()
-        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        value = self[word] = int.from_bytes(digest, "little")
-        return value
-
-
-_HASH = _WordHashes()
-
-
-def shingles(text: str, n: int) -> U64:
-    """Hashes of all runs of n words; a shorter text is one shingle, a text without words none."""
-    tokens = words(text)
-    hashes = np.fromiter(map(_HASH.__getitem__, tokens), dtype=np.uint64, count=len(tokens))
-    n = min(n, len(hashes))
-    if n == 0:
-        return hashes
-    rolled = np.zeros(len(hashes) - n + 1, dtype=np.uint64)
-    for place in range(n):  # (1): a polynomial in an odd base, modulo 2^64
-        rolled = rolled * np.uint64(0x9E3779B97F4A7C15) + hashes[place : place + len(rolled)]
-    return _mix(rolled)
-
-
-def _mix(x: U64) -> U64:
-    """The finaliser of splitmix64: every input bit reaches every output bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def permute(x_S: U64, a: np.uint64, b: np.uint64) -> U64:
-    """((a·x + b) mod 2^61 - 1) mod 2^32 for 32-bit x and 61-bit a, b, without overflow in 64 bits (3).
-
-    a = h·2^32 + l, so a·x = (h·x)·2^32 + l·x. Both products fit: h·x < 2^61 and l·x < 2^64. Modulo
-    2^61 - 1 a multiplication by 2^32 rotates 61 bits, and a number above 2^61 folds onto itself.
-    """
-    high = x_S * (a >> np.uint64(32))
-    total = ((high & _LOW_29) << np.uint64(32)) | (high >> np.uint64(29))
-    low = x_S * (a & _LOW_32)
-    total += (low & _P) + (low >> np.uint64(61))
-    total += b
-    total = (total & _P) + (total >> np.uint64(61))
-    total -= _P * (total >= _P)
-    return total & _LOW_32
-
-
-def jaccard(left: U64, right: U64) -> float:
-    """|A ∩ B| / |A ∪ B| of two shingle lists taken as sets; 0 when both are empty."""
-    left, right = np.unique(left), np.unique(right)
-    common = len(np.intersect1d(left, right, assume_unique=True))
-    return common / max(1, len(left) + len(right) - common)
-
-
-def _groups(texts: Sequence[str], n: int) -> Iterator[list[U64]]:
-    """Shingles of consecutive documents, gathered until a group fills the cache."""
-    group: list[U64] = []
-    size = 0
-    for text in texts:
-        group.append(shingles(text, n))
-        size += len(group[-1])
-        if size >= _GROUP_SHINGLES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
-# ---------------------------------------------------------------- the choice of bands
-
-
-def candidate_probability(similarity: NDArray[np.float64], n_bands: int, n_rows: int) -> NDArray[np.float64]:
-    """P(s) = 1 - (1 - s^r)^b: the chance that a pair of this similarity agrees on at least one band (4)."""
-    return 1.0 - (1.0 - similarity**n_rows) ** n_bands
-
-
-@functools.cache
-def optimal_bands(threshold: float, n_hashes: int, fp_weight: float = 0.5) -> tuple[int, int]:
-    """(bands, rows) with bands · rows <= n_hashes that minimise the expected error (6)."""
-    below, below_weights = _quadrature(0.0, threshold)
-    above, above_weights = _quadrature(threshold, 1.0)
-    best = (float("inf"), 1, 1)
-    for n_bands in range(1, n_hashes + 1):
-        for n_rows in range(1, n_hashes // n_bands + 1):
-            false_positive = below_weights @ candidate_probability(below, n_bands, n_rows)
-            false_negative = above_weights @ (1.0 - candidate_probability(above, n_bands, n_rows))
-            error = fp_weight * false_positive + (1.0 - fp_weight) * false_negative  # (5)
-            best = min(best, (float(error), n_bands, n_rows))
-    return best[1], best[2]
-
-
-def _quadrature(low: float, high: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gauss–Legendre points and weights on [low, high]: exact for the polynomials of degree <= 127 in s."""
-    points, weights = np.polynomial.legendre.leggauss(64)
-    return (high - low) / 2 * points + (high + low) / 2, (high - low) / 2 * weights
 
 
 build = MinHash

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llm.data.dedup.base import Dedup, Pairs, pair_array
+from llm.data.dedup.base import Dedup, Pairs, Texts, pair_array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class NoDedup(Dedup):
     def signatures(self, texts: Sequence[str]) -> NDArray[Any]:
         return np.zeros((len(texts), 0), dtype=np.uint64)
 
-    def pairs(self, signatures_NW: NDArray[Any], texts: Sequence[str]) -> Pairs:
+    def pairs(self, signatures_NW: NDArray[Any], texts: Texts) -> Pairs:
         return Pairs(rows_M2=pair_array([]))
 
 
