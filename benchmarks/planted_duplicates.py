@@ -175,7 +175,7 @@ def draw_figure(path: Path, scores: Sequence[Score]) -> None:
     axes.set(ylabel="share of planted copies found", ylim=(0, 1.05))
     axes.grid(visible=True, axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
 

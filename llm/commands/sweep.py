@@ -123,7 +123,14 @@ def _row(
     if not config or not megabytes:
         return base
     encode_set("pretrain", corpus, folder / "tokenizer", folder / "encoded")
-    pack_set("pretrain", folder / "encoded" / "train", folder / "packed", params.pack, tokenizer=folder / "tokenizer", seed=params.seed)
+    pack_set(
+        "pretrain",
+        folder / "encoded" / "train",
+        folder / "packed",
+        params.pack,
+        tokenizer=folder / "tokenizer",
+        seed=params.seed,
+    )
     inputs = Inputs.open(folder / "packed", folder / "encoded", folder / "tokenizer")
     budget = dataclasses.replace(
         params.pretrain,

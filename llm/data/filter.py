@@ -95,7 +95,9 @@ def filter_set(
         shutil.rmtree(scratch)
         shutil.copyfile(validation, folder / "validation.jsonl")
     edits = {slot: dict(sorted(counts.edits[slot].items())) for slot in filters}
-    return {"train": counts.funnel.report(), "validation": held_out, "edits": edits}
+    facts = {slot: found for slot, filter_ in filters.items() if (found := filter_.facts())}
+    report = {"train": counts.funnel.report(), "validation": held_out, "edits": edits}
+    return report | ({"facts": facts} if facts else {})
 
 
 def refer(filters: Mapping[str, Filter], references: Path | None) -> None:

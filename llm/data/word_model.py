@@ -69,6 +69,11 @@ def framed(ids: Sequence[int]) -> Ints:
     return framed_T[~doubled_T]
 
 
+def joined(documents: Sequence[NDArray[np.int32]]) -> Ints:
+    """Documents one after the other, as if they were one: a line end between them, not two."""
+    return np.concatenate([[LINE_END], *(document[1:] for document in documents)]).astype(np.int64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class WordModel:
     """word_ids, letter_ids: what is known, from 2 on. words, letters: the two models."""

@@ -41,6 +41,7 @@ def document(text: str, kind: str = "tales") -> Document:
     return Document(id="d", source="test", kind=kind, licence="CC0", work="w", text=text)
 
 
+ITEM = "seven grey mice asked one wise owl where all its cheese had been yesterday"  # 14 words
 KNOWN, STRANGE = "the cat the cat the cat", "zork quibble flumph zork"
 BANDS: dict[str, Any] = {  # so that the three texts `build` fits on make limits
     **dict.fromkeys(("min_docs", "min_tokens", "min_ngram_count", "folds"), 1),
@@ -187,6 +188,12 @@ CASES: dict[tuple[str, str], Case] = {
     ("simplicity", "not_simple"): Case(
         "the cat the quux", "the cat the cat quux the cat", {"vocabulary": 2, "min_share": 0.8}
     ),
+    ("contamination", "contaminated"): Case(f"{LONG} {ITEM}", f"{LONG} {ITEM[10:-9]}"),
+    ("contamination", "contaminated_everywhere"): Case(
+        f"{LONG} {ITEM} {LONG} {ITEM} {LONG}",
+        f"{LONG} {ITEM} {LONG}",
+        {"action": "cut", "margin": 1, "max_pieces": 2},
+    ),
     ("perplexity", "too_predictable"): Case(
         KNOWN, STRANGE, BANDS | {"predictable_frac": 0.5, "head_frac": 0.5}
     ),
@@ -208,6 +215,8 @@ def build(kind: str, config: dict[str, Any] | None = None) -> Filter:
     if kind == "normalize":
         return Normalize(NormalizeParams(**(config or {})))
     filter_: Filter = registry.build(registry.module(FAMILY, kind).Config(**(config or {})))
+    if filter_.needs_references:
+        filter_.refer({"quiz": [ITEM]})
     if filter_.needs_fit:
         filter_.fit([document("the cat " * 5 + "quux"), document(TALE), document(CHAT)])
     return filter_

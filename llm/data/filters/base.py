@@ -8,6 +8,7 @@ writing the dropped documents and the order of filters are the caller's business
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from llm.data.document import Document
 
@@ -43,6 +44,10 @@ class Filter:
     def fit(self, documents: Iterable[Document]) -> None:
         """Look at the whole corpus before judging, as often as needed; only called when `needs_fit`."""
         raise TypeError(f"{type(self).__name__} needs no fit over {type(documents).__name__}")
+
+    def facts(self) -> dict[str, Any]:
+        """What `refer` and `fit` found out, for the metrics; nothing by default."""
+        return {}
 
     def judge(self, document: Document) -> Verdict:
         """Decide about one document."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from llm.data.document import Document
 from llm.data.filters.base import Filter, Verdict, drop, keep
-from llm.data.word_model import Vocabulary, WordModel, fit_words, tokens
+from llm.data.word_model import Vocabulary, WordModel, fit_words, joined, tokens
 from llm.runtime import progress
 
 Band = Literal["head", "middle", "tail"]
@@ -153,7 +153,7 @@ class Perplexity(Filter):
         fixed = self.config.fixed_discount if self.config.discount == "fixed" else None
         return fit_words(
             names,
-            np.concatenate(others).astype(np.int64),
+            joined(others),
             order=self.config.order,
             discount=fixed,
             min_ngram_count=self.config.min_ngram_count,

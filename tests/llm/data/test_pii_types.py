@@ -207,7 +207,7 @@ def anything(draw: Draw) -> str:
             f"{draw.randint(1900, 1999)}-{draw.randint(1900, 1999)}",
             f"@user{d(3)} said: 10/10",
             f"room {d(3)}, table {d(2)}-{d(2)}",
-            d(16),  # one in thirty is by chance a card number
+            d(16),  # one in forty is by chance a card number
         ]
     )
 
