@@ -143,7 +143,7 @@ def ngrams(words_W: U64, n: int) -> U64:
 def _words(text: str) -> Iterator[tuple[str, int, int]]:
     """(word, start, end): lower case, without punctuation, articles and marks of speakers."""
     for match in _WORD.finditer(text):
-        word = (match[1] or "").lower()
+        word = (match[1] or "").lower().replace("’", "'")  # don’t is don't
         if word and word not in _ARTICLES:
             yield word, match.start(), match.end()
 

@@ -42,6 +42,12 @@ def test_every_planted_item_is_found_in_any_dress() -> None:
     assert filter_.facts() == {"dirty_items_frac": {"quiz": 1.0}}
 
 
+def test_apostrophes_of_both_shapes_are_the_same() -> None:
+    item = "it isn't what the miller's daughter said that they didn't believe but how she'd said it"
+    text = FILLER + item.replace("'", "’")
+    assert fitted({"quiz": [item]}, [text]).judge(document(text)).reason == "contaminated"
+
+
 def test_unrelated_text_is_kept_and_items_stay_clean() -> None:
     filter_ = fitted({"quiz": [ITEM]}, [FILLER * 5])
     verdict = filter_.judge(document(FILLER * 5))
