@@ -2,7 +2,7 @@
 
 Equations   (1)-(5) in docs/tokenizer/algorithms/unigram_teaching.md, (1)-(3) in docs/tokenizer/lattice.md
 Source      Kudo 2018, arXiv 1804.10959; SentencePiece, Kudo and Richardson 2018, arXiv 1808.06226
-Cost        train about 25 passes over the characters of distinct words; encode O(w L) per word of w characters with
+Cost        train about 20 passes over the characters of distinct words; encode O(w L) per word of w characters with
             pieces of at most L, in Rust; state: vocab_size pieces with scores
 Differs     the library encodes but does not train: its trainer adds up in the order of a hash table, so its
             scores, and with them the order of ids, are others in every process

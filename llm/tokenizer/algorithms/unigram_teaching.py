@@ -3,7 +3,7 @@
 Equations   (1)-(5) in docs/tokenizer/algorithms/unigram_teaching.md; comments below carry the same numbers
 Source      Kudo 2018, arXiv 1804.10959, sections 3.2-3.3; SentencePiece (arXiv 1808.06226) for what Kudo leaves open:
             seeds, the sparse prior of the M-step, the loss of a piece
-Cost        each E-step O(n L) for n characters of distinct words and pieces of at most L characters, about 25
+Cost        each E-step O(n L) for n characters of distinct words and pieces of at most L characters, about 20
             E-steps; encode O(w L) per word of w characters; state: vocab_size pieces and scores
 Differs     from SentencePiece: a candidate in a frequent word counts as often as the word; a character of the
             alphabet is never dropped; scores are rounded to multiples of 2^-32

@@ -1,7 +1,11 @@
 """The perplexity filter: order of surprise, folds, bands, limits by kind, samples."""
 
 import dataclasses
+import json
 import random
+from collections.abc import Callable
+from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from llm.data.document import Document
 from llm.data.filters.perplexity import Config, Limits, Perplexity, _place, band_of, build
 from llm.data.word_model import Vocabulary, fit_words, tokens
 
+CORPUS = Path(__file__).parents[3] / "fixtures" / "corpus" / "corpus.jsonl"
 SUBJECTS = ("the cat", "the old hen", "a small fox", "the miller", "her sister")
 VERBS = ("ran to", "looked at", "sat in", "thought of", "came from")
 PLACES = ("the wood", "the house", "the lake", "the garden", "the mill")
@@ -44,6 +49,36 @@ def test_text_then_shuffled_words_then_random_letters() -> None:
     scores = [filter_.models[0].perplexity(tokens(text))[0] for text in (real, shuffled, letters)]
     assert scores[0] * 3 < scores[1]
     assert scores[1] * 3 < scores[2]
+
+
+def test_real_text_is_told_from_shuffled_and_from_corrupted_text() -> None:
+    """Each document against its own copy; on the whole corpus, documents against the copies of others, see docs."""
+    records = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
+    texts = [r.get("text") or "\n".join(m["content"] for m in r["messages"]) for r in records]
+    documents = [document(i, text) for i, text in enumerate(texts)]
+    filter_ = fitted(documents, order=3)
+    draw = random.Random(4)
+
+    def shuffled(text: str) -> str:
+        words = text.split(" ")
+        return " ".join(draw.sample(words, len(words)))
+
+    def corrupted(text: str) -> str:  # every tenth letter another one
+        return "".join(
+            draw.choice(ascii_lowercase) if c.isalpha() and draw.random() < 0.1 else c for c in text
+        )
+
+    def letters(text: str) -> str:
+        return "".join(draw.choice(ascii_lowercase) if c.isalpha() else c for c in text)
+
+    def scores(change: Callable[[str], str]) -> list[float]:
+        models = [filter_.models[_place(one.id, 2)[1]] for one in documents]
+        return [m.perplexity(tokens(change(one.text)))[0] for m, one in zip(models, documents, strict=True)]
+
+    real, worse, worst = scores(str), [scores(shuffled), scores(corrupted)], scores(letters)
+    for changed in worse:
+        assert np.mean(np.array(real) < np.array(changed)) > 0.95
+        assert np.median(real) < np.median(changed) < np.median(worst)
 
 
 def test_an_unknown_word_costs_its_spelling() -> None:
