@@ -165,7 +165,7 @@ def test_ids_do_not_depend_on_the_cache(
         assert own.encode_batch(CORPUS) == library.encode_batch(CORPUS)
 
 
-@pytest.mark.parametrize("family", ["bpe", "wordpiece"])
+@pytest.mark.parametrize("family", ["bpe", "unigram", "wordpiece"])
 def test_three_ways_of_learning_end_in_the_same_file(family: str, tmp_path: Path) -> None:
     files = []
     for kind in (family, f"{family}_fast", f"{family}_teaching"):
