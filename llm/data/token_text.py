@@ -14,7 +14,6 @@ import numpy as np
 
 from llm.data.sentences import sentence_breaks
 from llm.tokenizer.base import Tokenizer
-from llm.tokenizer.encoder import LibraryEncoder
 
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _LINES = re.compile(r"\n+")
@@ -67,7 +66,7 @@ class TextReader:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         special = set(tokenizer.special_ids.values())
-        pieces = LibraryEncoder(tokenizer).piece_bytes
+        pieces = tokenizer.piece_bytes
         self._bytes = [b"" if index in special else piece for index, piece in enumerate(pieces)]
         self._n_bytes = np.array([len(piece) for piece in self._bytes], dtype=np.int64)
 

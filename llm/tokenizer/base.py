@@ -7,7 +7,9 @@
 Whatever algorithm learned the vocabulary, the file describes it whole; readers need no algorithm's code.
 """
 
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import tokenizers
 
 from llm.runtime import hash_files, read_json
 from llm.tokenizer import special
+from llm.tokenizer.spelling import piece_bytes
 
 FORMAT = "llm-from-scratch/tokenizer/1"
 
@@ -63,7 +66,21 @@ class Tokenizer:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             wrong = min(ids) if min(ids) < 0 else max(ids)
             raise ValueError(f"tokenizer: id {wrong} is outside the vocabulary of {self.vocab_size}")
-        return self._backend.decode(ids, skip_special_tokens=skip_special)
+        if skip_special:
+            hidden = set(self.special_ids.values())
+            ids = [index for index in ids if index not in hidden]
+        return b"".join([self.piece_bytes[index] for index in ids]).decode("utf-8", errors="replace")
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """The `model` of tokenizer.json: all that a kind's own code has to know (vocabulary, merges, scores)."""
+        found: dict[str, Any] = json.loads(self._backend.to_str())["model"]
+        return found
+
+    @cached_property
+    def piece_bytes(self) -> list[bytes]:
+        """The bytes of every piece, in id order; a special token's are those of its name."""
+        return piece_bytes(self.pieces(), self.special_ids, self.model)
 
     def pieces(self) -> list[str]:
         """The vocabulary in id order, as the backend spells it (byte-level: one character a byte)."""

@@ -4,31 +4,25 @@ Every stage that has a model reads text through `llm.tokenizer.base`. What is he
 judge a vocabulary: encoding in bulk, bytes that are no UTF-8, and the bytes of a single piece.
 """
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any
 
 from llm.tokenizer.base import Tokenizer
-from llm.tokenizer.byte_level import BYTE_TO_CHARACTER, WORD, unspell
+from llm.tokenizer.byte_level import BYTE_TO_CHARACTER, WORD
 
 _CACHE_WORDS = 1 << 20
 _BROKEN = re.compile("([\udc80-\udcff]+)")  # bytes that are not UTF-8, as `surrogateescape` shows them
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")  # one byte, where pieces are spelled in characters
 
 
 class Encoder(ABC):
-    """Text to ids and ids to bytes; equal to the library's on every text, whatever kind it belongs to.
-
-    model: the `model` of tokenizer.json, all that own code has to know (vocabulary, merges, scores).
-    """
+    """Text to ids and ids to bytes; equal to the library's on every text, whatever kind it belongs to."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.model: dict[str, Any] = json.loads(tokenizer._backend.to_str())["model"]
+        self.model = tokenizer.model
 
     @abstractmethod
     def encode_valid(self, texts: Sequence[str]) -> list[list[int]]:
@@ -57,12 +51,7 @@ class Encoder(ABC):
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """The bytes of ids: decode_bytes(encode_bytes(data)) == data for all data."""
-        return b"".join([self.piece_bytes[index] for index in ids])
-
-    @cached_property
-    def piece_bytes(self) -> list[bytes]:
-        """The bytes of every piece, in id order; a special token's are those of its name."""
-        return piece_bytes(self.tokenizer, self.model)
+        return b"".join([self.tokenizer.piece_bytes[index] for index in ids])
 
     @cached_property
     def byte_ids(self) -> list[int]:
@@ -105,24 +94,3 @@ class _Cache(dict[str, list[int]]):
     def __missing__(self, word: str) -> list[int]:
         ids = self[word] = self._encode_word(word)
         return ids
-
-
-def piece_bytes(tokenizer: Tokenizer, model: dict[str, Any]) -> list[bytes]:
-    """Every piece as bytes. How it is spelled follows from the type of the model.
-
-    BPE        one character a byte (byte_level.py)
-    WordPiece  the same, behind a prefix where the piece continues a word
-    Unigram    in characters, or `<0xE4>` for a single byte
-    """
-    prefix = model.get("continuing_subword_prefix") or ""
-    found = []
-    for piece in tokenizer.pieces():
-        if piece in tokenizer.special_ids:
-            found.append(piece.encode())
-        elif model["type"] != "Unigram":
-            found.append(unspell(piece.removeprefix(prefix)))
-        elif match := _BYTE_PIECE.fullmatch(piece):
-            found.append(bytes([int(match[1], 16)]))
-        else:
-            found.append(piece.encode())
-    return found

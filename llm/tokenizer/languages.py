@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from llm.data.script import language
 from llm.data.words import words
 from llm.tokenizer.base import Tokenizer
-from llm.tokenizer.encoder import LibraryEncoder
 from llm.tokenizer.quality import batches
 
 
@@ -24,7 +23,7 @@ def measure_languages(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, d
             sizes.setdefault(name, Counter()).update(
                 docs=1, bytes=len(text.encode()), chars=len(text), words=len(words(text))
             )
-    pieces = LibraryEncoder(tokenizer).piece_bytes
+    pieces = tokenizer.piece_bytes
     return {name: _numbers(tokens[name], sizes[name], pieces) for name in sorted(tokens)}
 
 

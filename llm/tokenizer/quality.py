@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from llm.tokenizer.base import Tokenizer
-from llm.tokenizer.encoder import LibraryEncoder
 
 _WORD = re.compile(r"\S+")
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -35,7 +34,7 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
     n_tokens = sum(counts)
     if not n_words:
         raise ValueError("tokenizer: nothing to measure, the texts hold no word; check the corpus")
-    pieces = LibraryEncoder(tokenizer).piece_bytes
+    pieces = tokenizer.piece_bytes
     single = sum(count for count, piece in zip(counts, pieces, strict=True) if len(piece) == 1)
     return {
         "n_bytes": n_bytes,

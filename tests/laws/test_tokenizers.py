@@ -97,6 +97,17 @@ def test_decode_inverts_encode(trained: tuple[Tokenizer, Path], text: str) -> No
 
 
 @settings(max_examples=200, deadline=None)
+@given(text=st.one_of(st.text(), TEXTS), cut=st.integers(0, 60))
+def test_a_character_cut_in_half_costs_no_other(trained: tuple[Tokenizer, Path], text: str, cut: int) -> None:
+    tokenizer, _ = trained
+    shown = tokenizer.decode(tokenizer.encode(text)[:cut])
+    whole = shown.removesuffix("\ufffd") if not text.startswith(shown) else shown
+    assert text.startswith(whole)
+    kept = b"".join([tokenizer.piece_bytes[index] for index in tokenizer.encode(text)[:cut]])
+    assert len(kept) - len(whole.encode()) < 4  # at most the first three bytes of one character
+
+
+@settings(max_examples=200, deadline=None)
 @given(text=TEXTS)
 def test_own_code_encodes_as_the_library(encoders: tuple[Encoder, Encoder], text: str) -> None:
     own, library = encoders
@@ -125,7 +136,9 @@ def test_any_bytes_come_back(encoders: tuple[Encoder, Encoder], data: bytes) -> 
 
 def test_every_byte_has_its_own_id(encoders: tuple[Encoder, Encoder]) -> None:
     for encoder in encoders:
-        assert [encoder.piece_bytes[index] for index in encoder.byte_ids] == [bytes([b]) for b in range(256)]
+        assert [encoder.tokenizer.piece_bytes[index] for index in encoder.byte_ids] == [
+            bytes([b]) for b in range(256)
+        ]
         assert encoder.encode_bytes(b"\xff\xfe") == [encoder.byte_ids[0xFF], encoder.byte_ids[0xFE]]
 
 

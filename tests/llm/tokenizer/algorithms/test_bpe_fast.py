@@ -84,8 +84,8 @@ def test_broken_bytes_one_by_one_as_tiktoken_would(encoder: Encoder, data: bytes
 
 def oracle(encoder: Encoder) -> tiktoken.Encoding:
     """tiktoken numbers tokens by rank: the 256 bytes, then the merges; ours are the same after 4 special ids."""
-    ranks = {piece: index for index, piece in enumerate(encoder.piece_bytes[4:])}
-    assert len(ranks) == len(encoder.piece_bytes) - 4
+    ranks = {piece: index for index, piece in enumerate(encoder.tokenizer.piece_bytes[4:])}
+    assert len(ranks) == len(encoder.tokenizer.piece_bytes) - 4
     return tiktoken.Encoding(name="own", pat_str=WORD.pattern, mergeable_ranks=ranks, special_tokens={})
 
 
