@@ -8,7 +8,8 @@ the folder the variants live in, and the folder is the registry (docs/adr/0002-f
                                                                 # {kind: dpo, dpo: {...}, grpo: {...}}
 
 `kind` names the module; the other keys are the fields of that module's `Config`. With `nested` every
-kind keeps its own mapping, so that changing `kind` alone switches between prepared variants.
+kind keeps its own mapping, so that changing `kind` alone switches between prepared variants; a kind without
+a mapping has its defaults, and the inline form is understood as well (it is what model folders store).
 """
 
 import dataclasses
@@ -159,13 +160,26 @@ def _variant(family: Family, data: Any, where: str, problems: list[str]) -> Any:
     config = registry.module(family.package, kind).Config
     if not family.nested:
         return _dataclass(config, {k: v for k, v in data.items() if k != "kind"}, where, problems)
+    if _inline(data, config, kinds):
+        return _dataclass(config, {k: v for k, v in data.items() if k != "kind"}, where, problems)
     for key in data:
         if key != "kind" and key not in kinds:
             problems.append(f"{where}.{key}: unknown key{_hint(key, kinds)} (kinds: {', '.join(kinds)})")
-    if kind not in data:
+    if kind not in data and _required(config):
         problems.append(f"{where}.{kind}: missing mapping of the chosen kind")
         return None
-    return _dataclass(config, data[kind], f"{where}.{kind}", problems)
+    return _dataclass(config, data.get(kind, {}), f"{where}.{kind}", problems)
+
+
+def _inline(data: dict[str, Any], config: Any, kinds: list[str]) -> bool:
+    """True for `{kind: gqa, n_heads: 4}`, the form of `to_dict`, where `{kind: gqa, gqa: {…}}` is possible too."""
+    fields = {field.name for field in dataclasses.fields(config)}
+    return any(key in fields for key in data) and not any(key in kinds for key in data)
+
+
+def _required(config: Any) -> bool:
+    missing = dataclasses.MISSING
+    return any(f.default is missing and f.default_factory is missing for f in dataclasses.fields(config))
 
 
 def _value(hint: Any, data: Any, where: str, problems: list[str]) -> Any:

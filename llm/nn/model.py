@@ -1,4 +1,4 @@
-"""model: a decoder-only Transformer, Pre-LN, whose parts are chosen by `model.*.kind`.
+"""model: a decoder-only Transformer whose parts are chosen by `model.*.kind`; Pre-LN unless told otherwise.
 
     tokens -> embedding (+ position) -> n_layers x [ x + mixer(norm(x)) ; x + ffn(norm(x)) ] -> norm -> head
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from llm import registry
-from llm.nn.ffn.base import FFN
-from llm.nn.mixers.base import Context, Mixer, State, Step, next_step, segment_mask
-from llm.nn.position.base import Position, segment_positions
+from llm.nn.mixers.base import Context, Site, State, Step, next_step
+from llm.nn.position.base import Position, Shape, segment_positions
+from llm.nn.residual import pre_norm
+from llm.nn.residual.base import Block
 from llm.params import Family
 
 
@@ -28,40 +29,17 @@ class ModelConfig:
     n_layers: int
     max_len: int
     tied_head: bool
-    mixer: Annotated[Any, Family("llm.nn.mixers")]
-    ffn: Annotated[Any, Family("llm.nn.ffn")]
-    norm: Annotated[Any, Family("llm.nn.norm")]
-    position: Annotated[Any, Family("llm.nn.position")]
-    init: Annotated[Any, Family("llm.nn.init")]
+    mixer: Annotated[Any, Family("llm.nn.mixers", nested=True)]
+    ffn: Annotated[Any, Family("llm.nn.ffn", nested=True)]
+    norm: Annotated[Any, Family("llm.nn.norm", nested=True)]
+    position: Annotated[Any, Family("llm.nn.position", nested=True)]
+    init: Annotated[Any, Family("llm.nn.init", nested=True)]
+    residual: Annotated[Any, Family("llm.nn.residual", nested=True)] = pre_norm.Config()
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "max_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
-
-
-class Block(nn.Module):
-    """One Pre-LN layer: the residual stream itself is never normalised."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.mixer_norm = registry.build(config.norm, config.d_model)
-        self.mixer: Mixer[Any] = registry.build(config.mixer, d_model=config.d_model, norm=config.norm)
-        self.ffn_norm = registry.build(config.norm, config.d_model)
-        self.ffn: FFN = registry.build(config.ffn, d_model=config.d_model)
-
-    def forward(self, x_BTD: Tensor, position: Position, context: Context) -> tuple[Tensor, Tensor | None]:
-        x_BTD = x_BTD + self.mixer(self.mixer_norm(x_BTD), position, context)  # (2)
-        out = self.ffn(self.ffn_norm(x_BTD))
-        return x_BTD + out.y_BTD, out.aux_loss  # (3)
-
-    def prefill(self, x_BTD: Tensor, position: Position, state: State, step: Step) -> Tensor:
-        x_BTD = x_BTD + self.mixer.prefill(self.mixer_norm(x_BTD), position, state, step)
-        return x_BTD + self.ffn(self.ffn_norm(x_BTD)).y_BTD
-
-    def decode(self, x_B1D: Tensor, position: Position, state: State, step: Step) -> Tensor:
-        x_B1D = x_B1D + self.mixer.decode(self.mixer_norm(x_B1D), position, state, step)
-        return x_B1D + self.ffn(self.ffn_norm(x_B1D)).y_BTD
 
 
 class Decoder(nn.Module):
@@ -71,19 +49,43 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.embedding = nn.Embedding(vocab_size, config.d_model)
-        self.layers = [Block(config) for _ in range(config.n_layers)]  # typed; `blocks` registers them
+        self.layers = [self._block(layer) for layer in range(config.n_layers)]  # typed; `blocks` registers them
         self.blocks = nn.ModuleList(self.layers)
-        self.final_norm = registry.build(config.norm, config.d_model)
+        last = self.layers[-1]
+        self.final_norm = registry.build(config.norm, config.d_model) if last.final_norm else nn.Identity()
         self.head = nn.Linear(config.d_model, vocab_size, bias=False)
-        self.position: Position = registry.build(
-            config.position, d_model=config.d_model, d_head=self._d_head(), max_len=config.max_len
-        )
+        self.position: Position = registry.build(config.position, self._shape())
         registry.build(config.init).apply(self, config.n_layers)
         if config.tied_head:
             self.head.weight = self.embedding.weight
 
-    def _d_head(self) -> int:
-        return int(getattr(self.layers[0].mixer, "d_head", self.config.d_model))
+    def _block(self, layer: int) -> Block:
+        config = self.config
+        site = Site(
+            d_model=config.d_model,
+            layer=layer,
+            n_layers=config.n_layers,
+            max_len=config.max_len,
+            norm=config.norm,
+        )
+        block: Block = registry.build(config.residual, site, mixer=config.mixer, ffn=config.ffn)
+        return block
+
+    def _shape(self) -> Shape:
+        """What the position encoding has to serve. Raises ValueError where a mixer cannot take it."""
+        mixers = [block.mixer for block in self.layers]
+        heads = {mixer.n_heads for mixer in mixers if mixer.takes_bias}
+        if registry.module("llm.nn.position", registry.kind_of(self.config.position)).build.way == "bias":
+            deaf = sorted({type(mixer).__name__ for mixer in mixers if mixer.rotates and not mixer.takes_bias})
+            if deaf or len(heads) > 1:
+                why = f"{deaf[0]} takes none" if deaf else f"mixers have {sorted(heads)} heads"
+                raise ValueError(f"model.position: this kind is a bias on scores and {why}; choose rope or none")
+        return Shape(
+            d_model=self.config.d_model,
+            max_len=self.config.max_len,
+            widths=sorted({width for mixer in mixers for width in mixer.rotates}),
+            n_heads=max(heads, default=1),
+        )
 
     def hidden(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Final normalised hidden states [B, T, D] and the summed auxiliary loss of the FFNs, if any."""
@@ -93,6 +95,8 @@ class Decoder(nn.Module):
             x_BTD, extra = block(x_BTD, self.position, context)
             if extra is not None:
                 aux = extra if aux is None else aux + extra
+        for extra in context.losses:
+            aux = extra if aux is None else aux + extra
         return self.final_norm(x_BTD), aux
 
     def forward(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
@@ -107,16 +111,13 @@ class Decoder(nn.Module):
             )
         x_BTD = self.embedding(tokens_BT)
         positions = torch.arange(T, device=tokens_BT.device)
-        mask = None
-        if segments_BT is not None:
-            mask = segment_mask(segments_BT, x_BTD.dtype)
-            if not self.position.relative:
-                positions = segment_positions(segments_BT)
+        if segments_BT is not None and not self.position.relative:
+            positions = segment_positions(segments_BT)
         extra = self.position.embed(positions)
         if extra is not None:
             x_BTD = x_BTD + extra.to(x_BTD.dtype)  # (1)
         angles = self.position.angles(positions, x_BTD.dtype)
-        return x_BTD, Context(positions=positions, angles=angles, segments_BT=segments_BT, mask_BTS=mask)
+        return x_BTD, Context(positions=positions, dtype=x_BTD.dtype, angles=angles, segments_BT=segments_BT)
 
     # ---------------------------------------------------------------- decoding
 
@@ -150,6 +151,16 @@ class Decoder(nn.Module):
         step = next_step(states[0], self.position, tokens_BT.shape[1], x_BTD.dtype, lengths_B)
         extra = self.position.embed(step.positions_BT)
         return x_BTD if extra is None else x_BTD + extra.to(x_BTD.dtype), step
+
+    # ---------------------------------------------------------------- training
+
+    def after_step(self) -> dict[str, float]:
+        """Called once after every optimizer step; the facts of the FFNs, averaged over the layers."""
+        found: dict[str, list[float]] = {}
+        for block in self.layers:
+            for name, value in block.ffn.after_step().items():
+                found.setdefault(name, []).append(value)
+        return {name: sum(values) / len(values) for name, values in found.items()}
 
     # ---------------------------------------------------------------- facts
 

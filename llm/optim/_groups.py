@@ -44,7 +44,10 @@ def split(model: nn.Module) -> Groups:
     hidden = [
         name
         for name, param in trainable
-        if "blocks" in name.split(".") and param.ndim == 2 and id(param) not in tables
+        if "blocks" in name.split(".")
+        and param.ndim == 2
+        and id(param) not in tables
+        and not getattr(param, "elementwise", False)
     ]
     return Groups(
         matrices=tuple(hidden),

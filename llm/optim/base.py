@@ -2,9 +2,10 @@
 
 A variant writes its maths as one function `update(params, grads, states..., *, lr, ...)` over lists of
 tensors, in place, and a thin class that fetches the lists. The loop sets the factor of the schedule
-before every step. A weight may carry one fact for optimizers, declared by the module that owns it:
+before every step. A weight may carry facts for optimizers, declared by the module that owns it:
 
     self.w_qkv.weight.parts = (n_q, n_k, n_v)   # rows: three matrices stored as one (see muon)
+    self.decay_log.elementwise = True           # a table of numbers, no matrix product: no Muon, no decay
 """
 
 import math
@@ -68,8 +69,9 @@ def decay_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups: matrices decay; gains, biases and the `undecayed` ones do not."""
     kept = {id(param) for param in undecayed}
-    decayed = [param for param in params if param.ndim >= 2 and id(param) not in kept]
-    rest = [param for param in params if param.ndim < 2 or id(param) in kept]
+    kept |= {id(param) for param in params if param.ndim < 2 or getattr(param, "elementwise", False)}
+    decayed = [param for param in params if id(param) not in kept]
+    rest = [param for param in params if id(param) in kept]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

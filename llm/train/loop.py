@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from llm import registry, runtime
+from llm.nn.model import Decoder
 from llm.nn.objective import Loss, Objective
 from llm.optim._groups import OptimizerParams, build_optimizers, split
 from llm.optim.base import Optimizer
@@ -224,6 +225,9 @@ def _step(run: _Run, state: _State, micro_batches: list[Any], lr_frac: float) ->
         optimizer.schedule(lr_frac)
         optimizer.step()
     run.weights.publish()
+    facts = run.model.after_step() if isinstance(run.model, Decoder) else {}
+    if facts and telemetry_due:
+        run.tracker.log(number, facts)
     for parts in (*losses, {"count": count}):
         for name, value in parts.items():
             state.sums[name] = state.sums.get(name, 0.0) + value

@@ -110,6 +110,7 @@ class MasterWeights:
 
 def _master_of(param: nn.Parameter) -> nn.Parameter:
     master = nn.Parameter(param.data)
-    if hasattr(param, "parts"):
-        master.parts = param.parts  # type: ignore[attr-defined]
+    for fact in ("parts", "elementwise"):  # what the owner of a weight tells the optimizers
+        if hasattr(param, fact):
+            setattr(master, fact, getattr(param, fact))
     return master

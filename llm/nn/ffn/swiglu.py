@@ -12,28 +12,30 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from llm.nn.activation import silu_mul
-from llm.nn.ffn.base import FFN, FFNOutput
+from llm.nn.ffn.base import FFN, FFNOutput, gated_width
+from llm.nn.mixers.base import Site
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """d_ff: hidden width; about 8/3 d_model keeps the parameters of a plain 4 d_model MLP."""
+    """d_ff: hidden width; null: about 8/3 d_model, which keeps the parameters of a plain 4 d_model MLP."""
 
-    d_ff: int
+    d_ff: int | None = None
 
     def __post_init__(self) -> None:
-        if self.d_ff < 1:
+        if self.d_ff is not None and self.d_ff < 1:
             raise ValueError(f"d_ff ({self.d_ff}) must be positive")
 
 
 class SwiGLU(FFN):
     """y = W_down (silu(W_gate x) * W_up x)."""
 
-    def __init__(self, config: Config, *, d_model: int) -> None:
+    def __init__(self, config: Config, site: Site) -> None:
         super().__init__()
-        self.w_gate_up = nn.Linear(d_model, 2 * config.d_ff, bias=False)
-        self.w_gate_up.weight.parts = (config.d_ff, config.d_ff)  # type: ignore[attr-defined]  # for Muon
-        self.w_down = nn.Linear(config.d_ff, d_model, bias=False)
+        d_ff = config.d_ff or gated_width(site.d_model)
+        self.w_gate_up = nn.Linear(site.d_model, 2 * d_ff, bias=False)
+        self.w_gate_up.weight.parts = (d_ff, d_ff)  # type: ignore[attr-defined]  # for Muon
+        self.w_down = nn.Linear(d_ff, site.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> FFNOutput:
         return FFNOutput(self.w_down(silu_mul(self.w_gate_up(x_BTD))))  # (1)

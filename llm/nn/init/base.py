@@ -32,3 +32,6 @@ class Init:
                     self.matrix(module.weight, residual=residual, n_layers=n_layers)
                     if module.bias is not None:
                         module.bias.zero_()
+            for module in model.modules():
+                if hasattr(module, "finish_init"):  # weights with a rule of their own: decays, time steps, routers
+                    module.finish_init()

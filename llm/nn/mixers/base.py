@@ -4,7 +4,9 @@ Shapes      B batch, T query tokens, S cached tokens, D d_model
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,19 +16,38 @@ from llm.nn.position.base import Position
 
 
 @dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where in the model a mixer or an FFN is built. layer: 0 .. n_layers - 1; max_len: of the model;
+    norm: the Config of the model's normalisation, for layers inside the mixer (`registry.build(norm, width)`)."""
+
+    d_model: int
+    layer: int
+    n_layers: int
+    max_len: int
+    norm: Any
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """What a mixer may know besides its input while whole rows are read; made once for all layers.
 
     positions: place of each token in its own document (or in the row, see `Position.relative`),
     integers [B, T] or [T]; angles: what `position.rotate` needs for them. segments_BT: document number
-    of each token, 0 = padding, or None for one document a row. A token may only see tokens of its own
-    segment.
+    of each token, 0 = padding, or None for one document a row; the numbers of a row never come back once
+    they have changed. A token may only see tokens of its own segment. dtype: of the activations.
+    losses: scalars that a mixer adds to the training loss, each a mean over tokens (DSA's indexer).
     """
 
     positions: Tensor
+    dtype: torch.dtype
     angles: Any = None  # of `position.angles`
     segments_BT: Tensor | None = None
-    mask_BTS: Tensor | None = None  # additive, from `segment_mask`
+    losses: list[Tensor] = field(default_factory=list)
+
+    @cached_property
+    def mask_BTS(self) -> Tensor | None:
+        """Additive mask [B, 1, T, T] of `segment_mask`, or None: made for the first mixer that asks."""
+        return None if self.segments_BT is None else segment_mask(self.segments_BT, self.dtype)
 
 
 class State:
@@ -42,6 +63,10 @@ class State:
     longest: int = 0
     room: int
 
+    def advance(self, step: "Step") -> None:
+        """Count the tokens of a step as seen; every mixer's `prefill` and `decode` calls it once."""
+        self.lengths_B, self.longest = step.ends_B, step.longest
+
     @abstractmethod
     def checkpoint(self) -> Any: ...
 
@@ -53,21 +78,68 @@ class State:
     def nbytes(self) -> int: ...
 
 
+class RecurrentState(State):
+    """A state whose size does not depend on the length: named tensors, all replaced at every step.
+
+    A mark is a copy of the mapping: `step` code must assign new tensors (`state["S"] = …`) and never write
+    into the old ones, so that a mark costs nothing.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], room: int) -> None:
+        self.tensors, self.room = tensors, room
+        first = next(iter(tensors.values()))
+        self.lengths_B = torch.zeros(first.shape[0], dtype=torch.long, device=first.device)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        self.tensors[name] = tensor
+
+    def checkpoint(self) -> tuple[Tensor, int, dict[str, Tensor]]:
+        return self.lengths_B, self.longest, dict(self.tensors)
+
+    def rollback(self, mark: tuple[Tensor, int, dict[str, Tensor]]) -> None:
+        self.lengths_B, self.longest, self.tensors = mark[0], mark[1], dict(mark[2])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """What all layers share while the next T tokens of every row are read; made once, by `next_step`.
 
     positions_BT: place of each new token in its row, which is also its index in a cache. ends_B: tokens
-    each row holds afterwards; longest: a bound of them. mask: additive [B, 1 or N, T, longest], -inf where
-    a cached key lies after the query, plus the bias of the position; None where it would add nothing.
-    angles: of `position.angles`.
+    each row holds afterwards; longest: a bound of them. angles: of `position.angles`. dtype: of the
+    activations. ragged: False where all T tokens of every row count.
     """
 
     positions_BT: Tensor
     ends_B: Tensor
     longest: int
-    mask: Tensor | None
     angles: Any
+    position: Position
+    dtype: torch.dtype
+    ragged: bool
+
+    @cached_property
+    def real_BT(self) -> Tensor | None:
+        """True where a token counts, False for the padding of a short row; None where all of them count."""
+        return self.positions_BT < self.ends_B[:, None] if self.ragged else None
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Additive mask [B, 1 or N, T, longest] over a cache whose index is the position: -inf where a key
+        lies after the query, plus the bias of the position; None where it would add nothing."""
+        index_S = torch.arange(self.longest, device=self.positions_BT.device)
+        mask = self.position.bias(self.positions_BT, index_S)
+        if self.positions_BT.numel() > 1:  # one token of one row comes last and sees everything
+            later = (index_S > self.positions_BT[:, :, None])[:, None]
+            start = torch.zeros(later.shape, device=later.device) if mask is None else mask
+            mask = start.masked_fill(later, float("-inf"))
+        return None if mask is None else mask.to(self.dtype)
 
 
 def next_step(
@@ -85,18 +157,14 @@ def next_step(
             "raise max_len or shorten the prompt"
         )
     positions_BT = state.lengths_B[:, None] + torch.arange(tokens, device=state.lengths_B.device)
-    index_S = torch.arange(longest, device=positions_BT.device)
-    mask = position.bias(positions_BT, index_S)
-    if positions_BT.numel() > 1:  # one token of one row comes last and sees everything
-        later = (index_S > positions_BT[:, :, None])[:, None]
-        start = torch.zeros(later.shape, device=later.device) if mask is None else mask
-        mask = start.masked_fill(later, float("-inf"))
     return Step(
         positions_BT=positions_BT,
         ends_B=state.lengths_B + (tokens if lengths_B is None else lengths_B),
         longest=longest,
-        mask=None if mask is None else mask.to(dtype),
         angles=position.angles(positions_BT, dtype),
+        position=position,
+        dtype=dtype,
+        ragged=lengths_B is not None,
     )
 
 
@@ -106,11 +174,20 @@ S = TypeVar("S", bound=State)
 class Mixer(nn.Module, Generic[S]):
     """Mixes information along the sequence; the only part of a block that looks at other tokens.
 
-    `causal` is a fact of the class that the laws rely on. `decode` is the specification; `forward` and
-    `prefill` are faster ways to the same numbers.
+    `decode` is the specification; `forward` and `prefill` are faster ways to the same numbers. Facts of the
+    class, on which the laws and the model rely:
+
+    causal        a token never depends on a later one
+    sees_all      every token depends on all tokens before it (False: a window, a choice of blocks)
+    rotates       widths of the vectors it gives to `position.rotate`, set by the constructor; empty for none
+    takes_bias    adds `position.bias` to its scores (what ALiBi needs); n_heads counts the rows of it
     """
 
     causal = True
+    sees_all = True
+    rotates: Sequence[int] = ()
+    takes_bias = False
+    n_heads: int = 1
 
     @abstractmethod
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:

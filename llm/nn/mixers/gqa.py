@@ -17,18 +17,20 @@ from torch import Tensor, nn
 
 from llm import registry
 from llm.nn.kernels.attention import attend, attend_cached, cache_dtype
-from llm.nn.mixers.base import Context, Mixer, State, Step
+from llm.nn.mixers.base import Context, Mixer, Site, State, Step
 from llm.nn.position.base import Position
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """n_kv_heads = n_heads is MHA, 1 is MQA. qk_norm: RMS-normalise each head's query and key before RoPE."""
+    """n_kv_heads = n_heads is MHA, 1 is MQA. qk_norm: RMS-normalise each head's query and key before RoPE.
+    rotate: False for a layer without position in a hybrid model."""
 
     n_heads: int
     n_kv_heads: int
     qk_norm: bool = False
     d_head: int | None = None  # default d_model / n_heads
+    rotate: bool = True
 
     def __post_init__(self) -> None:
         if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
@@ -49,7 +51,7 @@ class KVState(State):
         where = step.positions_BT[:, None, :, None].expand(-1, heads, -1, width)
         self.k_BGSH.scatter_(2, where, k_BGTH.to(self.k_BGSH.dtype))
         self.v_BGSH.scatter_(2, where, v_BGTH.to(self.v_BGSH.dtype))
-        self.lengths_B, self.longest = step.ends_B, step.longest
+        self.advance(step)
 
     def seen(self) -> tuple[Tensor, Tensor]:
         """Keys and values up to the end of the longest row, [B, G, S, H] each."""
@@ -69,20 +71,24 @@ class KVState(State):
 class GroupedQueryAttention(Mixer[KVState]):
     """Softmax attention with n_heads query heads over n_kv_heads key-value heads."""
 
-    def __init__(self, config: Config, *, d_model: int, norm: object) -> None:
+    takes_bias = True
+
+    def __init__(self, config: Config, site: Site) -> None:
         super().__init__()
+        d_model = site.d_model
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.d_head = config.d_head or d_model // config.n_heads
         if config.d_head is None and d_model % config.n_heads:
             raise ValueError(
                 f"model.mixer: d_model ({d_model}) must be a multiple of n_heads ({config.n_heads})"
             )
+        self.rotates = (self.d_head,) if config.rotate else ()
         rows_q, rows_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         self.w_qkv = nn.Linear(d_model, rows_q + 2 * rows_kv, bias=False)
         self.w_qkv.weight.parts = (rows_q, rows_kv, rows_kv)  # type: ignore[attr-defined]  # for Muon
         self.w_o = nn.Linear(rows_q, d_model, bias=False)
-        self.q_norm = registry.build(norm, self.d_head) if config.qk_norm else nn.Identity()
-        self.k_norm = registry.build(norm, self.d_head) if config.qk_norm else nn.Identity()
+        self.q_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
+        self.k_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
 
     def project(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor, Tensor]:
         """q [B,N,T,H], k and v [B,G,T,H]: projected (1), normalised, rotated."""
@@ -90,7 +96,9 @@ class GroupedQueryAttention(Mixer[KVState]):
         N, G, H = self.n_heads, self.n_kv_heads, self.d_head
         q, k, v = self.w_qkv(x_BTD).view(B, T, N + 2 * G, H).split([N, G, G], dim=2)  # (1)
         q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        return position.rotate(q, angles), position.rotate(k, angles), v.transpose(1, 2)
+        if self.rotates:
+            q, k = position.rotate(q, angles), position.rotate(k, angles)
+        return q, k, v.transpose(1, 2)
 
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
         q, k, v = self.project(x_BTD, position, context.angles)

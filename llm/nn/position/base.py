@@ -3,20 +3,35 @@
 Shapes      B batch, T query tokens, S key tokens, N heads, H d_head, D d_model
 """
 
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 
-class Position(nn.Module):
-    """Tells the model where a token stands.
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What a position encoding must know of the model. widths: of the vectors the mixers rotate;
+    n_heads: rows of a bias; max_len: tokens a row may hold."""
 
-    `relative` is a fact of the class: True when only the distance of two tokens matters, so that
-    positions need not restart at every document of a packed row.
+    d_model: int
+    max_len: int
+    widths: Collection[int] = ()
+    n_heads: int = 1
+
+
+class Position(nn.Module):
+    """Tells the model where a token stands. Facts of the class:
+
+    relative  only the distance of two tokens matters, so that positions need not restart at every document
+              of a packed row
+    way       how it tells: a vector added to the embedding, a rotation of queries and keys, a bias of scores
     """
 
     relative = False
+    way: Literal["none", "embed", "rotate", "bias"] = "none"
 
     def embed(self, positions: Tensor) -> Tensor | None:
         """Vector added to the token embedding, [..., T, D], or None."""

@@ -6,7 +6,7 @@ Cost        nothing
 
 from dataclasses import dataclass
 
-from llm.nn.position.base import Position
+from llm.nn.position.base import Position, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class NoPosition(Position):
 
     relative = True
 
-    def __init__(self, config: Config, *, d_model: int, d_head: int, max_len: int) -> None:
+    def __init__(self, config: Config, shape: Shape) -> None:
         super().__init__()
 
 

@@ -11,7 +11,9 @@ from llm.nn.activation import gelu, gelu_tanh, silu, silu_mul
 from llm.nn.kernels import attention, fused
 from llm.nn.kernels.attention import MatmulAttention, attend, attend_naive, full_mask
 from llm.nn.kernels.fused import LinearCrossEntropy, RMSNormFunction, SiluMulFunction
-from llm.nn.position.rope import Config, RotaryPosition, Rotate
+from llm.nn.position._rotary import Rotate
+from llm.nn.position.rope import Config, RotaryPosition
+from llm.nn.position.base import Shape
 
 
 def randn(*shape):
@@ -97,7 +99,7 @@ def test_linear_cross_entropy_of_no_rows_is_zero():
 
 
 def test_rotation_keeps_length_depends_on_distance_and_has_exact_gradients():
-    rope = RotaryPosition(Config(base=100.0), d_model=8, d_head=8, max_len=40)
+    rope = RotaryPosition(Config(base=100.0), Shape(d_model=8, widths=[8], max_len=40))
     x = randn(1, 2, 5, 8)
 
     def at(x, positions):
@@ -109,11 +111,11 @@ def test_rotation_keeps_length_depends_on_distance_and_has_exact_gradients():
     near = (at(q, [7]) * at(k, [3])).sum()
     far = (at(q, [34]) * at(k, [30])).sum()
     torch.testing.assert_close(near, far)
-    cos, sin = (table[:5] for table in rope.tables(torch.float64, torch.device("cpu")))
+    cos, sin = (table[:5] for table in rope.tables(8, torch.float64, torch.device("cpu")))
     assert gradcheck(lambda x: Rotate.apply(x, cos, sin), (x,))
 
 
 def test_rope_angles_survive_a_cast_of_the_model_to_bf16():
-    rope = RotaryPosition(Config(), d_model=4, d_head=4, max_len=600).to(torch.bfloat16)
-    cos, _ = rope.tables(torch.float32, torch.device("cpu"))
+    rope = RotaryPosition(Config(), Shape(d_model=4, widths=[4], max_len=600)).to(torch.bfloat16)
+    cos, _ = rope.tables(4, torch.float32, torch.device("cpu"))
     assert math.isclose(float(cos[511, 0]), math.cos(511), abs_tol=1e-6)

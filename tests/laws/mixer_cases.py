@@ -1,0 +1,15 @@
+"""What a new mixer adds to its laws: tiny Configs, and the size of its decoding state as its page claims it."""
+
+# Several Configs for each kind, so that every option is under the laws.
+TINY = {
+    "gqa": [
+        {"n_heads": 4, "n_kv_heads": 2},
+        {"n_heads": 3, "n_kv_heads": 3, "qk_norm": True},
+        {"n_heads": 4, "n_kv_heads": 1, "d_head": 8, "rotate": False},
+    ],
+}
+
+# Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
+STATE_NUMBERS = {
+    "gqa": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,
+}
