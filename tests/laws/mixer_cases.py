@@ -1,7 +1,12 @@
 """What a new mixer adds to its laws: tiny Configs, and the size of its decoding state as its page claims it."""
 
+GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
+
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "hybrid": [  # the laws build layer 1, a whole model layers 0 and 1
+        {"pattern": ["second", "first"], "first": GQA, "second": {"kind": "gqa", "gqa": {"n_heads": 2, "n_kv_heads": 2}}},
+    ],
     "gqa": [
         {"n_heads": 4, "n_kv_heads": 2},
         {"n_heads": 3, "n_kv_heads": 3, "qk_norm": True},
@@ -11,5 +16,6 @@ TINY = {
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "hybrid": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,
     "gqa": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,
 }

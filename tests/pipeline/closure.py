@@ -78,13 +78,20 @@ def slots(cls: type, prefix: str) -> dict[str, tuple[str, bool]]:
     return found
 
 
-def nested_slots(found: dict[str, tuple[str, bool]]) -> dict[str, tuple[str, bool]]:
-    """Slots inside the Configs of slots (a GRPO config has its own optimizer), for every kind."""
+def nested_slots(
+    found: dict[str, tuple[str, bool]], inside: tuple[str, ...] = ()
+) -> dict[str, tuple[str, bool]]:
+    """Slots inside the Configs of slots (a GRPO config has its own optimizer), for every kind.
+
+    A hybrid mixer has slots for mixers; a second level of the same family is refused by its Config.
+    """
     out = dict(found)
     for path, (package, nested) in found.items():
+        if package in inside:
+            continue
         for kind in registry.kinds(package):
             inner = slots(registry.module(package, kind).Config, f"{path}.{kind}" if nested else path)
-            out |= nested_slots(inner)
+            out |= nested_slots(inner, (*inside, package))
     return out
 
 
