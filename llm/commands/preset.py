@@ -1,35 +1,75 @@
-"""preset: switch params.yaml to one of the named choices in configs/."""
+"""preset: switch params.yaml to one of the named choices in configs/.
 
+    configs/cpu.yaml             a whole params.yaml: takes its place, byte for byte
+    configs/models/jamba.yaml    some keys of it: laid over what is there
+"""
+
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from llm.params import read_yaml
 from llm.runtime import atomic_file
 
 
 def apply(name: str, *, configs: Path = Path("configs"), target: Path = Path("params.yaml")) -> list[str]:
-    """Copy `configs/<name>.yaml` over `target`, byte for byte; returns lines that say what changed.
+    """Copy `configs/<name>.yaml` over `target`, or lay `configs/models/<name>.yaml` over its keys.
 
-    The lines hold the old values: nothing a user wrote by hand is lost without a trace.
+    Returns lines that say what changed. They hold the old values: nothing a user wrote by hand is lost
+    without a trace.
 
     Raises:
         ValueError: no such preset, or a preset that is not readable as YAML; `target` is then untouched.
     """
-    source = configs / f"{name}.yaml"
-    known = sorted(path.stem for path in configs.glob("*.yaml"))
+    known = {path.stem: path for path in (*configs.glob("models/*.yaml"), *configs.glob("*.yaml"))}
     if name not in known:
-        choices = ", ".join(known) or "none here; run it from the repository root"
-        raise ValueError(f"{source}: no such preset; presets: {choices}")
+        choices = ", ".join(sorted(known)) or "none here; run it from the repository root"
+        raise ValueError(f"{configs / name}.yaml: no such preset; presets: {choices}")
+    source = known[name]
+    part = source.parent != configs
     new = read_yaml(source)
-    old = read_yaml(target) if target.exists() else {}
+    old = read_yaml(target) if target.exists() or part else {}
+    text = source.read_text(encoding="utf-8")
+    if part:
+        new = merge(old, new)
+        text = _heading(target) + _dump(new)
     changes = list(differences(old, new))
     with atomic_file(target) as handle:
-        handle.write(source.read_text(encoding="utf-8"))
-    head = f"{target} is now the preset {name}"
+        handle.write(text)
+    head = f"{target} now has the model {name}" if part else f"{target} is now the preset {name}"
     if not changes:
         return [f"{head}; no key changed"]
     return [f"{head}; {len(changes)} keys changed (old -> new):", *(f"  {line}" for line in changes)]
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with every leaf of `above` in place of its own; mappings are merged, lists replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _heading(path: Path) -> str:
+    """The comments at the top of a file."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML ships no types
+    """Lists indented below their key, as in configs/."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
+        return super().increase_indent(flow, False)
+
+
+def _dump(data: dict[str, Any]) -> str:
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return text
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
