@@ -4,6 +4,13 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "linear": [
+        {"n_heads": 3, "chunk": 4},
+        {"n_heads": 2, "chunk": 5, "d_head": 6, "rotate": False},
+        {"n_heads": 2, "chunk": 8, "feature": "relu", "rotate": False},
+        {"n_heads": 1, "chunk": 64, "feature": "relu2", "d_head": 8},
+        {"n_heads": 3, "chunk": 3, "feature": "identity"},
+    ],
     "hybrid": [  # the laws build layer 1, a whole model layers 0 and 1
         {"pattern": ["second", "first"], "first": GQA, "second": {"kind": "gqa", "gqa": {"n_heads": 2, "n_kv_heads": 2}}},
     ],
@@ -16,6 +23,7 @@ TINY = {
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "linear": lambda mixer, S: mixer.n_heads * mixer.d_head * (mixer.d_head + mixer.normalised),
     "hybrid": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,
     "gqa": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,
 }

@@ -24,15 +24,22 @@ CHUNK = 64
 
 
 def step(
-    q_BGTK: Tensor, k_BGTK: Tensor, v_BNTV: Tensor, log_decay_BNT: Tensor | None, state_BNKV: Tensor
+    q_BGTK: Tensor,
+    k_BGTK: Tensor,
+    v_BNTV: Tensor,
+    log_decay_BNT: Tensor | None = None,
+    state_BNKV: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One token a row, T = 1 -> (o_BNTV in the dtype of v, next state): the equations themselves."""
-    repeat = v_BNTV.shape[1] // q_BGTK.shape[1]
-    q, k = (x.to(state_BNKV.dtype).repeat_interleave(repeat, dim=1) for x in (q_BGTK, k_BGTK))
-    if log_decay_BNT is not None:
-        state_BNKV = state_BNKV * log_decay_BNT.to(state_BNKV.dtype).exp().unsqueeze(-1)
-    state_BNKV = state_BNKV + k.mT * v_BNTV  # (1)
-    return (q @ state_BNKV).to(v_BNTV.dtype), state_BNKV  # (2)
+    wide, repeat = torch.promote_types(v_BNTV.dtype, torch.float32), v_BNTV.shape[1] // q_BGTK.shape[1]
+    q, k = q_BGTK.to(wide), k_BGTK.to(wide)
+    if repeat > 1:
+        q, k = q.repeat_interleave(repeat, dim=1), k.repeat_interleave(repeat, dim=1)
+    new = k.mT * v_BNTV
+    if state_BNKV is not None:
+        old = state_BNKV if log_decay_BNT is None else state_BNKV * log_decay_BNT.exp().unsqueeze(-1)
+        new = new + old  # (1)
+    return (q @ new).to(v_BNTV.dtype), new  # (2)
 
 
 def chunked(
