@@ -7,7 +7,7 @@ Source      Vaswani et al. 2017, arXiv 1706.03762; Pre-LN: Xiong et al. 2020, ar
 Shapes      B batch, T tokens, D d_model, V vocabulary
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llm import registry
 from llm.nn.mixers.base import Context, Site, State, Step, next_step
+from llm.nn.mtp import MTPConfig, MTPModule
 from llm.nn.position.base import Position, Shape, segment_positions
 from llm.nn.residual import pre_norm
 from llm.nn.residual.base import Block
@@ -35,6 +36,7 @@ class ModelConfig:
     position: Annotated[Any, Family("llm.nn.position", nested=True)]
     init: Annotated[Any, Family("llm.nn.init", nested=True)]
     residual: Annotated[Any, Family("llm.nn.residual", nested=True)] = pre_norm.Config()
+    mtp: MTPConfig = field(default_factory=MTPConfig)
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "max_len"):
@@ -55,19 +57,25 @@ class Decoder(nn.Module):
         self.final_norm = registry.build(config.norm, config.d_model) if last.final_norm else nn.Identity()
         self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.position: Position = registry.build(config.position, self._shape())
+        # typed as a plain list and registered as for the blocks; depth 0 leaves no trace in the weights
+        self.mtp = [MTPModule(config, self._site(config.n_layers - 1)) for _ in range(config.mtp.depth)]
+        self.mtp_modules = nn.ModuleList(self.mtp)
         registry.build(config.init).apply(self, config.n_layers)
         if config.tied_head:
             self.head.weight = self.embedding.weight
 
-    def _block(self, layer: int) -> Block:
+    def _site(self, layer: int) -> Site:
         config = self.config
-        site = Site(
+        return Site(
             d_model=config.d_model,
             layer=layer,
             n_layers=config.n_layers,
             max_len=config.max_len,
             norm=config.norm,
         )
+
+    def _block(self, layer: int) -> Block:
+        config, site = self.config, self._site(layer)
         block: Block = registry.build(config.residual, site, mixer=config.mixer, ffn=config.ffn)
         return block
 
@@ -110,14 +118,19 @@ class Decoder(nn.Module):
                 f"model: row of {T} tokens, max_len is {self.config.max_len}; raise model.max_len"
             )
         x_BTD = self.embedding(tokens_BT)
-        positions = torch.arange(T, device=tokens_BT.device)
-        if segments_BT is not None and not self.position.relative:
-            positions = segment_positions(segments_BT)
-        extra = self.position.embed(positions)
+        context = self.context(T, segments_BT, x_BTD)
+        extra = self.position.embed(context.positions)
         if extra is not None:
             x_BTD = x_BTD + extra.to(x_BTD.dtype)  # (1)
-        angles = self.position.angles(positions, x_BTD.dtype)
-        return x_BTD, Context(positions=positions, dtype=x_BTD.dtype, angles=angles, segments_BT=segments_BT)
+        return x_BTD, context
+
+    def context(self, tokens: int, segments_BT: Tensor | None, like: Tensor) -> Context:
+        """What the mixers of all layers share for rows of `tokens`; dtype and device are those of `like`."""
+        positions = torch.arange(tokens, device=like.device)
+        if segments_BT is not None and not self.position.relative:
+            positions = segment_positions(segments_BT)
+        angles = self.position.angles(positions, like.dtype)
+        return Context(positions=positions, dtype=like.dtype, angles=angles, segments_BT=segments_BT)
 
     # ---------------------------------------------------------------- decoding
 

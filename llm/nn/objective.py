@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llm.nn.kernels.fused import LinearCrossEntropy
 from llm.nn.model import Decoder
+from llm.nn.mtp import mtp_loss
 
 
 @dataclass
@@ -47,13 +48,18 @@ class TokenBatch:
 
 
 def next_token_loss(model: Decoder, batch: TokenBatch) -> Loss:
-    """Sum of -log p(target) over scored tokens (1), plus the FFNs' auxiliary loss weighted by the count."""
+    """Sum of -log p(target) over scored tokens (1), plus auxiliary losses weighted by the count:
+    those of FFNs and mixers, and that of multi-token prediction (mtp.py)."""
     h_BTD, aux = model.hidden(batch.tokens_BT, batch.segments_BT)
     h_MD, targets_M = scored(h_BTD, batch.mask_BT), batch.targets_BT[batch.mask_BT]
     total: Tensor = LinearCrossEntropy.apply(h_MD, model.head.weight, targets_M)
     parts = {"loss_sum": float(total.detach())}
     if aux is not None:
         total = total + aux * len(targets_M)
+    if model.mtp:
+        further, _ = mtp_loss(model, h_BTD, batch.targets_BT, batch.mask_BT, batch.segments_BT)
+        total = total + further * len(targets_M)
+        parts["mtp_loss_sum"] = float(further.detach()) * len(targets_M)
     return Loss(total, len(targets_M), parts)
 
 
