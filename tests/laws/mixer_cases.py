@@ -12,7 +12,11 @@ TINY = {
         {"n_heads": 3, "chunk": 3, "feature": "identity"},
     ],
     "hybrid": [  # the laws build layer 1, a whole model layers 0 and 1
-        {"pattern": ["second", "first"], "first": GQA, "second": {"kind": "gqa", "gqa": {"n_heads": 2, "n_kv_heads": 2}}},
+        {
+            "pattern": ["second", "first"],
+            "first": GQA,
+            "second": {"kind": "gqa", "gqa": {"n_heads": 2, "n_kv_heads": 2}},
+        },
     ],
     "gqa": [
         {"n_heads": 4, "n_kv_heads": 2},
