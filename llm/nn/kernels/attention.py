@@ -11,6 +11,7 @@ Three forms with the same result:
 Equations   (1)-(6) in docs/nn/kernels/attention.md; comments below carry the same numbers.
 Source      Vaswani et al. 2017, arXiv 1706.03762, eq. 1; the backward pass as in Dao 2022, arXiv 2205.14135
 Shapes      B batch, N query heads, G key-value heads, R = N / G, T queries, S keys, H d_head
+            of queries and keys; values, and so outputs, may be of another width
 """
 
 import itertools
@@ -28,28 +29,51 @@ BLOCKS, MIN_CUT_LEN = 4, 128
 
 
 def attend(
-    q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, *, mask: Tensor | None, bias_NTS: Tensor | None
+    q_BNTH: Tensor,
+    k_BGTH: Tensor,
+    v_BGTH: Tensor,
+    *,
+    mask: Tensor | None,
+    bias_NTS: Tensor | None,
+    scale: float | None = None,
 ) -> Tensor:
     """Causal attention of one row over its own tokens -> [B, N, T, H].
 
     mask: additive [B, 1, T, T] that already holds the causal part (`segment_mask`), or None for plain causal.
+    scale: factor of the scores, default 1 / sqrt(H).
     """
     T = q_BNTH.shape[2]
     if q_BNTH.device.type == "cpu" and T <= MATMUL_MAX_LEN:
-        out: Tensor = apply(MatmulAttention, q_BNTH, k_BGTH, v_BGTH, full_mask(q_BNTH, mask, bias_NTS))
+        full = full_mask(q_BNTH, mask, bias_NTS)
+        out: Tensor = apply(MatmulAttention, q_BNTH, k_BGTH, v_BGTH, full, scale)
         return out
     if bias_NTS is not None:
         mask = full_mask(q_BNTH, mask, bias_NTS)
+    return _tiled(q_BNTH, k_BGTH, v_BGTH, mask, scale)
+
+
+def _tiled(
+    q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor:
+    """PyTorch's kernel. Its tiled forms want one width for all three: the narrower ones get zeros behind."""
+    H, width = q_BNTH.shape[-1], v_BGTH.shape[-1]
+    if width != H:
+        q_BNTH, k_BGTH, v_BGTH = (
+            F.pad(x, (0, max(H, width) - x.shape[-1])) for x in (q_BNTH, k_BGTH, v_BGTH)
+        )
+        scale = scale or 1 / math.sqrt(H)
     return F.scaled_dot_product_attention(
-        q_BNTH, k_BGTH, v_BGTH, attn_mask=mask, is_causal=mask is None, enable_gqa=True
-    )
+        q_BNTH, k_BGTH, v_BGTH, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+    )[..., :width]
 
 
-def attend_naive(q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, mask: Tensor) -> Tensor:
+def attend_naive(
+    q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, mask: Tensor, scale: float | None = None
+) -> Tensor:
     """The textbook form; query head n reads key-value head n // R."""
     repeat = q_BNTH.shape[1] // k_BGTH.shape[1]
     k_BNTH, v_BNTH = (x.repeat_interleave(repeat, dim=1) for x in (k_BGTH, v_BGTH))
-    scores_BNTS = q_BNTH @ k_BNTH.transpose(-1, -2) / math.sqrt(q_BNTH.shape[-1]) + mask
+    scores_BNTS = q_BNTH @ k_BNTH.transpose(-1, -2) * (scale or 1 / math.sqrt(q_BNTH.shape[-1])) + mask
     return torch.softmax(scores_BNTS, dim=-1) @ v_BNTH
 
 
@@ -69,35 +93,38 @@ class MatmulAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, mask: Tensor, scale: float | None = None
+    ) -> Tensor:
         (B, N, T, H), G = q_BNTH.shape, k_BGTH.shape[1]
-        k, v = k_BGTH.reshape(B * G, T, H), v_BGTH.reshape(B * G, T, H)
-        out = torch.empty_like(q_BNTH, memory_format=torch.contiguous_format)
+        scale = scale or 1 / math.sqrt(H)
+        k, v = k_BGTH.reshape(B * G, T, H), v_BGTH.reshape(B * G, T, -1)
+        out = q_BNTH.new_empty(B, N, T, v.shape[-1])
         saved = []
         for begin, end in query_ranges(T):
             q = q_BNTH[:, :, begin:end].reshape(B * G, -1, H)
             # (1) [B G, R C, end]: C queries of R heads against all keys up to the last of them
-            scores = torch.baddbmm(q.new_empty(()), q, k[:, :end].mT, beta=0, alpha=1 / math.sqrt(H))
+            scores = torch.baddbmm(q.new_empty(()), q, k[:, :end].mT, beta=0, alpha=scale)
             scores.view(B, N, end - begin, end).add_(mask[..., begin:end, :end])
             probs = torch.softmax(scores, dim=-1)  # (2); float32 inside, rounded once
-            out[:, :, begin:end] = torch.bmm(probs, v[:, :end]).view(B, N, end - begin, H)  # (3)
+            out[:, :, begin:end] = torch.bmm(probs, v[:, :end]).view(B, N, end - begin, -1)  # (3)
             saved += [q, probs]
         ctx.save_for_backward(k, v, *saved)
-        ctx.sizes = (B, N, G, T, H)
+        ctx.sizes, ctx.scale = (B, N, G, T, H), scale
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         k, v, *saved = ctx.saved_tensors
         B, N, G, T, H = ctx.sizes
-        scale, empty = 1 / math.sqrt(H), k.new_empty(())
+        scale, empty = ctx.scale, k.new_empty(())
         d_q = k.new_empty(B, N, T, H)
         d_k, d_v = torch.empty_like(k), torch.empty_like(v)
         # from the last range to the first: the last one writes every key's gradient, the others add to theirs
         for (begin, end), q, probs in reversed(
             list(zip(query_ranges(T), saved[::2], saved[1::2], strict=True))
         ):
-            d_out = grads[0][:, :, begin:end].reshape(B * G, -1, H)
+            d_out = grads[0][:, :, begin:end].reshape(B * G, -1, v.shape[-1])
             _accumulate(d_v, end == T, torch.bmm(probs.mT, d_out))  # (4)
             d_probs = torch.bmm(d_out, v[:, :end].mT)
             # (5) dS = P * (dP - rowsum(P * dP)), one pass
@@ -106,7 +133,7 @@ class MatmulAttention(torch.autograd.Function):
                 B, N, end - begin, H
             )  # (6)
             _accumulate(d_k, end == T, torch.baddbmm(empty, d_scores.mT, q, beta=0, alpha=scale))
-        return d_q, d_k.view(B, G, T, H), d_v.view(B, G, T, H), None
+        return d_q, d_k.view(B, G, T, H), d_v.view(B, G, T, -1), None, None
 
 
 def query_ranges(T: int) -> list[tuple[int, int]]:
@@ -123,8 +150,11 @@ def _accumulate(total: Tensor, first: bool, part: Tensor) -> None:
     target.copy_(part) if first else target.add_(part)
 
 
-def attend_cached(q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, mask: Tensor | None) -> Tensor:
-    """New queries over cached keys -> [B, N, T, H]. mask: additive, [B, 1 or N, T, S], or None.
+def attend_cached(
+    q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, mask: Tensor | None, scale: float | None = None
+) -> Tensor:
+    """New queries over cached keys -> [B, N, T, H]. mask: additive, [B, 1 or N, T, S], or None;
+    scale: factor of the scores, default 1 / sqrt(H).
 
     Computed in the dtype of the cache (see `cache_dtype`), returned in that of the queries.
     """
@@ -132,10 +162,10 @@ def attend_cached(q_BNTH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, mask: Tensor |
     G, S = k_BGSH.shape[1], k_BGSH.shape[2]
     q = q_BNTH.reshape(B * G, N // G * T, H).to(k_BGSH.dtype)  # query heads of a group are neighbours
     k, v = k_BGSH.flatten(0, 1), v_BGSH.flatten(0, 1)
-    scores = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=1 / math.sqrt(H))
+    scores = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=scale or 1 / math.sqrt(H))
     if mask is not None:
         scores.view(B, N, T, S).add_(mask)
-    return torch.bmm(torch.softmax(scores, dim=-1), v).view(B, N, T, H).to(q_BNTH.dtype)
+    return torch.bmm(torch.softmax(scores, dim=-1), v).view(B, N, T, -1).to(q_BNTH.dtype)
 
 
 def cache_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
