@@ -50,6 +50,18 @@ class Position(nn.Module):
         return None
 
 
+def check_places(positions: Tensor, max_len: int) -> None:
+    """Raises ValueError where a place is beyond a table of `max_len` rows. On a CPU only: elsewhere looking
+    would stop the device, and the look-up itself fails there."""
+    if positions.device.type != "cpu" or not positions.numel():
+        return
+    last = int(positions.max())
+    if last >= max_len:
+        raise ValueError(
+            f"model.position: token at place {last}, places end at {max_len - 1}; raise model.max_len"
+        )
+
+
 def segment_positions(segments_BT: Tensor) -> Tensor:
     """Positions that restart at 0 at every change of segment, [B, T]."""
     T = segments_BT.shape[1]

@@ -19,7 +19,7 @@ def test_every_family_is_listed_with_its_kinds() -> None:
     lines = catalogue.list_families().splitlines()
     assert len([line for line in lines if line]) == len(registry.families()) + 2  # head and hint
     [position] = [line for line in lines if line.startswith("position ")]
-    assert "none, rope" in position
+    assert "alibi, learned" in position
     assert "interface of a position encoding" in position
 
 
