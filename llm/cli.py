@@ -169,6 +169,31 @@ def sweep(
     typer.echo(command.markdown(rows) + str(out))
 
 
+explore = typer.Typer(cls=OneLineErrors, help="Look into the parts of a model.", no_args_is_help=True)
+app.add_typer(explore, name="explore")
+
+
+@explore.callback()
+def _explore() -> None:
+    """Look into the parts of a model."""
+
+
+@explore.command()
+def attention(
+    name: Annotated[
+        str, typer.Argument(help="A kind of mixer (fresh weights), or a model (learned ones): mamba, base.")
+    ],
+    text: Annotated[str, typer.Option(help="The sentence a model reads.")] = "",
+    layer: Annotated[int, typer.Option(help="Which layer; -1: the last.")] = -1,
+    out: Annotated[Path | None, typer.Option(help="The picture, a PNG file.")] = None,
+) -> None:
+    """Draw what a token of a mixer can see, what it does read, and what its state costs."""
+    from llm.commands import explore as command
+
+    picture, words = command.attention(name, text=text or command.TEXT, layer=layer, out=out)
+    typer.echo(f"{words}\n{picture}")
+
+
 @app.command()
 def report(
     out: Annotated[Path, typer.Option(help="The Markdown table.")] = Path("metrics/report.md"),
