@@ -4,6 +4,12 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "log_linear": [
+        {"n_heads": 3, "chunk": 2},
+        {"n_heads": 4, "chunk": 4, "d_head": 5},
+        {"n_heads": 3, "chunk": 1},
+        {"n_heads": 3, "chunk": 64},
+    ],
     "lightning": [
         {"n_heads": 4, "chunk": 4},
         {"n_heads": 3, "chunk": 5, "d_head": 6},
@@ -31,6 +37,7 @@ TINY = {
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "log_linear": lambda mixer, S: mixer.n_heads * mixer.d_head**2 * (S - 1).bit_length(),
     "lightning": lambda mixer, S: mixer.n_heads * mixer.d_head**2,
     "linear": lambda mixer, S: mixer.n_heads * mixer.d_head * (mixer.d_head + mixer.normalised),
     "hybrid": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,
