@@ -160,7 +160,7 @@ def _variant(family: Family, data: Any, where: str, problems: list[str]) -> Any:
     config = registry.module(family.package, kind).Config
     if not family.nested:
         return _dataclass(config, {k: v for k, v in data.items() if k != "kind"}, where, problems)
-    if _inline(data, config, kinds):
+    if _inline(data, kinds):
         return _dataclass(config, {k: v for k, v in data.items() if k != "kind"}, where, problems)
     for key in data:
         if key != "kind" and key not in kinds:
@@ -171,10 +171,10 @@ def _variant(family: Family, data: Any, where: str, problems: list[str]) -> Any:
     return _dataclass(config, data.get(kind, {}), f"{where}.{kind}", problems)
 
 
-def _inline(data: dict[str, Any], config: Any, kinds: list[str]) -> bool:
+def _inline(data: dict[str, Any], kinds: list[str]) -> bool:
     """True for `{kind: gqa, n_heads: 4}`, the form of `to_dict`, where `{kind: gqa, gqa: {…}}` is possible too."""
-    fields = {field.name for field in dataclasses.fields(config)}
-    return any(key in fields for key in data) and not any(key in kinds for key in data)
+    others = {key: value for key, value in data.items() if key != "kind"}
+    return any(not isinstance(value, dict) for value in others.values()) and not others.keys() & set(kinds)
 
 
 def _required(config: Any) -> bool:
