@@ -28,6 +28,30 @@ TINY = {
             "second": {"kind": "gqa", "gqa": {"n_heads": 2, "n_kv_heads": 2}},
         },
     ],
+    "mla": [
+        {"n_heads": 3, "d_nope": 6, "d_rope": 4, "d_value": 5, "q_rank": 10, "kv_rank": 8},
+        {"n_heads": 2, "d_nope": 4, "d_rope": 2, "d_value": 8, "q_rank": None, "kv_rank": 6, "mscale": 1.3},
+        {"n_heads": 2, "d_nope": 6, "d_rope": 4, "d_value": 6, "kv_rank": 12, "rotate": False},
+    ],
+    "dsa": [
+        {"n_heads": 4, "n_kv_heads": 2, "index_heads": 2, "index_dim": 8, "index_rope": 4, "top_k": 4},
+        {"n_heads": 3, "n_kv_heads": 1, "qk_norm": True, "d_head": 6, "rotate": False, "top_k": 3},
+        {"n_heads": 2, "n_kv_heads": 2, "index_heads": 3, "index_rope": 0, "stage": "warmup"},
+        {
+            "main": "mla",
+            "n_heads": 3,
+            "d_nope": 6,
+            "d_rope": 4,
+            "d_value": 5,
+            "q_rank": 10,
+            "kv_rank": 8,
+            "index_heads": 2,
+            "index_dim": 6,
+            "index_rope": 4,
+            "top_k": 5,
+        },
+        {"main": "mla", "n_heads": 2, "q_rank": None, "kv_rank": 6, "top_k": 20, "mscale": 1.3},
+    ],
     "gqa": [
         {"n_heads": 4, "n_kv_heads": 2},
         {"n_heads": 3, "n_kv_heads": 3, "qk_norm": True},
@@ -41,5 +65,7 @@ STATE_NUMBERS = {
     "lightning": lambda mixer, S: mixer.n_heads * mixer.d_head**2,
     "linear": lambda mixer, S: mixer.n_heads * mixer.d_head * (mixer.d_head + mixer.normalised),
     "hybrid": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,
+    "mla": lambda mixer, S: (mixer.latent.kv_rank + mixer.latent.d_rope) * S,
+    "dsa": lambda mixer, S: (mixer.main.width + mixer.indexer.dim) * S,
     "gqa": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,
 }

@@ -157,3 +157,12 @@ def _pairs(x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         half = x.shape[-1] // 2
         return x[..., :half], x[..., half:]
     return x[..., ::2], x[..., 1::2]
+
+
+def interleaved_to_half(width: int) -> Tensor:
+    """Which interleaved channel stands where in the half layout: [0, 2, 4, .., 1, 3, 5, ..].
+
+    `weight[interleaved_to_half(R)]` are rows that, rotated as pairs (i, i + R/2), give the scores of `weight`
+    rotated as pairs (2i, 2i + 1); `torch.argsort` of the index leads back. For queries and keys alike.
+    """
+    return torch.arange(width).view(-1, 2).T.flatten()
