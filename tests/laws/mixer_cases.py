@@ -4,6 +4,11 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "performer": [
+        {"n_heads": 3, "chunk": 4},
+        {"n_heads": 2, "chunk": 5, "d_head": 6, "n_features": 17, "rotate": False},
+        {"n_heads": 2, "chunk": 64, "feature": "relu", "n_features": 8},
+    ],
     "log_linear": [
         {"n_heads": 3, "chunk": 2},
         {"n_heads": 4, "chunk": 4, "d_head": 5},
@@ -61,6 +66,9 @@ TINY = {
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "performer": lambda mixer, S: (
+        mixer.n_heads * (mixer.n_features * (mixer.d_head + 1) + (mixer.config.feature == "softmax"))
+    ),
     "log_linear": lambda mixer, S: mixer.n_heads * mixer.d_head**2 * (S - 1).bit_length(),
     "lightning": lambda mixer, S: mixer.n_heads * mixer.d_head**2,
     "linear": lambda mixer, S: mixer.n_heads * mixer.d_head * (mixer.d_head + mixer.normalised),
