@@ -4,6 +4,12 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "flash": [
+        {"d_key": 6, "chunk": 4},
+        {"d_key": 8, "chunk": 5, "expansion": 1.5, "rotate": False},
+        {"d_key": 4, "chunk": 64},
+        {"d_key": 4, "chunk": 1},
+    ],
     "performer": [
         {"n_heads": 3, "chunk": 4},
         {"n_heads": 2, "chunk": 5, "d_head": 6, "n_features": 17, "rotate": False},
@@ -66,6 +72,7 @@ TINY = {
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "flash": lambda mixer, S: 2 * mixer.d_key * mixer.d_value + mixer.chunk * (mixer.d_key + mixer.d_value),
     "performer": lambda mixer, S: (
         mixer.n_heads * (mixer.n_features * (mixer.d_head + 1) + (mixer.config.feature == "softmax"))
     ),

@@ -133,11 +133,11 @@ def same_segment(segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return segments == before, segments == last, last == before
 
 
-def scan(state: Tensor, written: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The state before every chunk, [B, G, R, c, K, V], and after the last one (4)."""
+def scan(state: Tensor, written: Tensor, keep: Tensor | None, dim: int = 3) -> tuple[Tensor, Tensor]:
+    """The state before every chunk, chunks along `dim` as in `written`, and after the last one (4)."""
     befores = []
-    keeps = [None] * written.shape[3] if keep is None else keep.unbind(3)
-    for new, factor in zip(written.unbind(3), keeps, strict=True):
+    keeps = [None] * written.shape[dim] if keep is None else keep.unbind(dim)
+    for new, factor in zip(written.unbind(dim), keeps, strict=True):
         befores.append(state)
         state = (state if factor is None else state * factor) + new
-    return torch.stack(befores, dim=3), state
+    return torch.stack(befores, dim=dim), state
