@@ -169,6 +169,21 @@ def sweep(
     typer.echo(command.markdown(rows) + str(out))
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A model folder, of this project or of transformers.")],
+    target: Annotated[Path, typer.Argument(help="The folder to make: of the other one.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The tokenizer folder that goes with a model of transformers.")
+    ] = None,
+    to: Annotated[str, typer.Option(help="The architecture to write; default: the one that fits.")] = "",
+) -> None:
+    """Turn a model folder into one of `transformers`, or the other way round."""
+    from llm.commands import convert as command
+
+    typer.echo(command.convert(source, target, tokenizer=tokenizer, to=to))
+
+
 explore = typer.Typer(cls=OneLineErrors, help="Look into the parts of a model.", no_args_is_help=True)
 app.add_typer(explore, name="explore")
 

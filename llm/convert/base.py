@@ -1,0 +1,182 @@
+"""base: weights between this project's model folder and that of `transformers`, in both directions.
+
+An architecture is one file: which of its configurations this project can express (`Architecture.ours`,
+`theirs`), and a list of rules that pair tensors. Each rule can be read from either side, so the two directions
+cannot drift apart, and every tensor of both sides must be named by exactly one rule.
+
+    class Rename     one tensor, two names
+    class Fuse       one tensor here, several there, stacked by rows
+    class Stack      one tensor here, as many there as experts
+    class Fixed      a tensor here whose value is implied there (the gain before an FFN that does not exist)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Weights = Mapping[str, Tensor]
+Change = Callable[[Tensor], Tensor]
+
+
+def same(tensor: Tensor) -> Tensor:
+    """No change."""
+    return tensor
+
+
+class Rule(ABC):
+    """Pairs tensors of the two sides."""
+
+    @abstractmethod
+    def ours(self) -> list[str]:
+        """The tensor names it makes here."""
+
+    @abstractmethod
+    def theirs(self) -> list[str]:
+        """The tensor names it makes there."""
+
+    @abstractmethod
+    def to_ours(self, weights: Weights) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def to_theirs(self, weights: Weights) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Rename(Rule):
+    """name here = change(name there); back is the inverse of change."""
+
+    here: str
+    there: str
+    change: Change = same
+    back: Change = same
+
+    def ours(self) -> list[str]:
+        return [self.here]
+
+    def theirs(self) -> list[str]:
+        return [self.there]
+
+    def to_ours(self, weights: Weights) -> dict[str, Tensor]:
+        return {self.here: self.change(weights[self.there])}
+
+    def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
+        return {self.there: self.back(weights[self.here])}
+
+
+@dataclass(frozen=True)
+class Fuse(Rule):
+    """The rows of one tensor here are several tensors there: (name, rows) each."""
+
+    here: str
+    parts: Sequence[tuple[str, int]]
+
+    def ours(self) -> list[str]:
+        return [self.here]
+
+    def theirs(self) -> list[str]:
+        return [name for name, _ in self.parts]
+
+    def to_ours(self, weights: Weights) -> dict[str, Tensor]:
+        for name, rows in self.parts:
+            if weights[name].shape[0] != rows:
+                found = list(weights[name].shape)
+                raise ValueError(f"convert: {name} is {found}, expected {rows} rows by its config.json")
+        return {self.here: torch.cat([weights[name] for name, _ in self.parts])}
+
+    def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
+        pieces = weights[self.here].split([rows for _, rows in self.parts])
+        return {name: piece for (name, _), piece in zip(self.parts, pieces, strict=True)}
+
+
+@dataclass(frozen=True)
+class Stack(Rule):
+    """One tensor [E, …] here, E tensors there."""
+
+    here: str
+    there: Sequence[str]
+
+    def ours(self) -> list[str]:
+        return [self.here]
+
+    def theirs(self) -> list[str]:
+        return list(self.there)
+
+    def to_ours(self, weights: Weights) -> dict[str, Tensor]:
+        return {self.here: torch.stack([weights[name] for name in self.there])}
+
+    def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
+        return dict(zip(self.there, weights[self.here].unbind(), strict=True))
+
+
+@dataclass(frozen=True)
+class Fixed(Rule):
+    """A tensor here that the other side does not have, because only one value of it gives the same model."""
+
+    here: str
+    value: Tensor
+
+    def ours(self) -> list[str]:
+        return [self.here]
+
+    def theirs(self) -> list[str]:
+        return []
+
+    def to_ours(self, weights: Weights) -> dict[str, Tensor]:
+        return {self.here: self.value.clone()}
+
+    def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
+        if not torch.equal(weights[self.here].float(), self.value.float()):
+            raise ValueError(f"convert: {self.here} was trained; the other format has no place for it")
+        return {}
+
+
+class Architecture(ABC):
+    """One `model_type` of `transformers`; a module of this folder ends with `build = …`."""
+
+    model_type: str  # of config.json
+    causal_lm: str  # name of the class, for `architectures`
+
+    @abstractmethod
+    def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The `model` section of this project for their config.json. Raises ValueError for what has no form here."""
+
+    @abstractmethod
+    def theirs(self, model: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+        """Their config.json for a `model` section (inline form, every key). Raises ValueError likewise."""
+
+    @abstractmethod
+    def rules(self, model: Mapping[str, Any]) -> list[Rule]:
+        """All pairs of tensors."""
+
+
+def apply(rules: Iterable[Rule], weights: Weights, *, to: str) -> dict[str, Tensor]:
+    """All tensors of one side from those of the other; `to` is "ours" or "theirs".
+
+    Raises:
+        ValueError: a tensor is missing, or one is left that no rule names; the first few are named.
+    """
+    rules = list(rules)
+    needed = {name for rule in rules for name in (rule.theirs() if to == "ours" else rule.ours())}
+    missing, left = sorted(needed - weights.keys()), sorted(weights.keys() - needed)
+    if missing or left:
+        what = [f"missing {', '.join(missing[:3])}"] if missing else []
+        what += [f"unknown {', '.join(left[:3])}"] if left else []
+        more = f" and {len(missing) + len(left) - 3} more" if len(missing) + len(left) > 3 else ""
+        raise ValueError(f"convert: tensors do not match the config: {'; '.join(what)}{more}")
+    out: dict[str, Tensor] = {}
+    for rule in rules:
+        made = rule.to_ours(weights) if to == "ours" else rule.to_theirs(weights)
+        out |= {name: tensor.contiguous() for name, tensor in made.items()}
+    return out
+
+
+def demand(where: str, config: Mapping[str, Any], **allowed: Any) -> None:
+    """Every named key must be absent or have the allowed value. Raises ValueError naming the first that has not."""
+    for key, value in allowed.items():
+        found = config.get(key, value)
+        if found != value:
+            raise ValueError(f"{where}: {key} is {found!r}; only {value!r} has a form in this project")
