@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llm.nn.kernels.fused import apply, high
 
-TILE_NUMBERS = 1 << 21  # numbers in the largest temporary tensor of a tile
+TILE_NUMBERS = 1 << 19  # numbers in the largest temporary tensor of a tile: what a cache of 2 MiB holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +102,8 @@ class SelectedAttention(torch.autograd.Function):
                 d_scores = torch._softmax_backward_data(d_probs, probs[:, heads], -1, probs.dtype).mul_(
                     ctx.scale
                 )
-                d_MKW[..., value] += torch.bmm(probs[:, heads].mT, d_out[:, heads])  # (3)
-                d_MKW[..., key] += torch.bmm(d_scores.mT, q[:, heads])  # (5)
+                d_MKW[..., value].baddbmm_(probs[:, heads].mT, d_out[:, heads])  # (3)
+                d_MKW[..., key].baddbmm_(d_scores.mT, q[:, heads])  # (5)
                 d_q[:, begin:end, heads] = torch.bmm(d_scores, rows_MKW[..., key]).unflatten(
                     0, (B, -1)
                 )  # (6)

@@ -62,7 +62,8 @@ class Indexer(nn.Module):
                 torch.cat([position.rotate(x[..., : self.rope], angles), x[..., self.rope :]], dim=-1)
                 for x in (q_BJTI, k_B1TI)
             )
-        weight_BTJ = self.w_weight(x_BTD) * self.heads**-0.5
+        # the scale of the products is positive, so that it may stand before the rectifier or behind it
+        weight_BTJ = self.w_weight(x_BTD) * (self.heads * self.dim) ** -0.5
         wide = high(x_BTD.dtype)
         return Index(
             q_BTJI=q_BJTI.transpose(1, 2).to(wide),
@@ -72,8 +73,8 @@ class Indexer(nn.Module):
 
     def scores(self, q_BTJI: Tensor, weight_BTJ: Tensor, k_BSI: Tensor) -> Tensor:
         """I [B, T, S] of all keys for all queries given (2)."""
-        dots_BTJS = (q_BTJI.flatten(1, 2) @ k_BSI.mT).unflatten(1, (-1, self.heads))
-        return (weight_BTJ[:, :, None] @ torch.relu(dots_BTJS * self.dim**-0.5))[:, :, 0]
+        dots_BTJS = (q_BTJI.flatten(1, 2) @ k_BSI.mT).relu_().unflatten(1, (-1, self.heads))
+        return (weight_BTJ[:, :, None] @ dots_BTJS)[:, :, 0]
 
     @torch.no_grad()
     def choose(self, index: Index, span: Span, top_k: int) -> Tensor:
@@ -131,9 +132,9 @@ def ranks(scores: Tensor) -> Tensor:
     Rectified scores are often exactly 0, and which of them `topk` returns depends on how many there are:
     without a rule a token would choose differently in training and in decoding.
     """
-    bits = (scores.float() + 0.0).view(torch.int32).long()  # + 0.0 makes -0.0 equal to 0.0
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # of negative floats larger bits mean less
-    return (ordered << 32) + torch.arange(scores.shape[-1], device=scores.device)
+    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative floats larger bits mean less
+    return (ordered.long() << 32).add_(torch.arange(scores.shape[-1], device=scores.device))
 
 
 def divergence(target: Tensor, logits: Tensor, allowed: Tensor) -> Tensor:
