@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm.nn.kernels.linear_attention import chunked, step
+from tests.oracles import Largest
 
 B, G, R, T, K, V = 2, 2, 2, 13, 3, 5
 N = G * R
@@ -130,19 +130,6 @@ def test_bf16_keeps_a_float32_state():
     assert (last - state).abs().max() < 2e-2 * state.abs().max()
     o, last = step(*(x[:, :, :1] for x in rounded), decay[:, :, :1].float(), torch.zeros_like(last))
     assert (o.dtype, last.dtype) == (torch.bfloat16, torch.float32)
-
-
-class Largest(TorchDispatchMode):
-    """Numbers in the largest tensor that any operation returns."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(x, torch.Tensor):
-                self.numbers = max(self.numbers, x.numel())
-        return out
 
 
 def test_memory_grows_with_the_length_not_with_its_square():
