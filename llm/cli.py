@@ -86,8 +86,12 @@ def explain(
 
 
 @app.command()
-def inspect(model: Model) -> None:
-    """Show what a model is made of: parameters, FLOPs, decoding state, files, tokenizer."""
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="A model folder, a name below models/, or a params file (*.yaml).")
+    ],
+) -> None:
+    """Show what a model is made of, by part: parameters, FLOPs, decoding state; files, tokenizer."""
     from llm.commands import inspection
 
     typer.echo(inspection.describe(model))
