@@ -8,8 +8,8 @@ recurrence and everything between. Influence of token j on token i, in one layer
 Shapes      T tokens, D d_model
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def explore(name: str, *, text: str, layer: int) -> Exploration:
         reach_TT=reach_TT.float().mean(0),
         weights_TT=weights_TT / weights_TT.sum(-1, keepdim=True).clamp_min(1e-30),
         labels=labels,
-        state_bytes=state_bytes(mixer),
+        state_bytes=state_bytes(roomy(model), layer),
     )
 
 
@@ -129,10 +129,15 @@ def influence(mixer: Callable[[Tensor], Tensor], x_1TD: Tensor, probes_PD: Tenso
     return total_TT
 
 
-def state_bytes(mixer: Mixer[Any], lengths: Sequence[int] = LENGTHS) -> dict[int, int]:
-    """Bytes of the decoding state of one row in float32, for rows of each length."""
-    device = torch.device("cpu")
-    return {n: mixer.init_state(1, n, device=device, dtype=torch.float32).nbytes for n in lengths}
+def roomy(model: Decoder) -> Decoder:
+    """The same model, with fresh weights, for rows as long as the longest of LENGTHS."""
+    return Decoder(replace(model.config, max_len=max(LENGTHS)), model.vocab_size)
+
+
+def state_bytes(model: Decoder, layer: int) -> dict[int, int]:
+    """Bytes of the decoding state of one row and layer in float32, by the length it has room for."""
+    mixer, device = _mixer(model, layer), torch.device("cpu")
+    return {n: mixer.init_state(1, n, device=device, dtype=torch.float32).nbytes for n in LENGTHS}
 
 
 def summary(found: Exploration) -> str:
@@ -161,7 +166,7 @@ def draw(found: Exploration, path: Path) -> None:
     weights.set_xticks(range(len(found.labels)), found.labels, rotation=90, fontsize=7)
     weights.set_yticks(range(len(found.labels)), found.labels, fontsize=7)
     figure.colorbar(image, ax=weights, shrink=0.8)
-    full = state_bytes(_mixer(fresh_model("gqa"), 0))
+    full = state_bytes(roomy(fresh_model("gqa")), 0)
     state.plot(list(full), list(full.values()), "--", color="0.6", label="gqa, 4 heads over 2, d_model 128")
     state.plot(list(found.state_bytes), list(found.state_bytes.values()), "o-", label=found.name)
     state.set(title="state of one layer", xlabel="tokens", ylabel="bytes", xscale="log", yscale="log")

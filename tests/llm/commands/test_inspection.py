@@ -69,7 +69,7 @@ def test_any_config_against_the_built_module(kind: str, tmp_path: Path) -> None:
     }
     config = from_dict(ModelConfig, params["model"], "test")
     model = Decoder(config, params["tokenizer"]["vocab_size"])
-    own = [block.mixer for block in model.layers][0]
+    own = model.layers[0].mixer
     inside = sum(p.numel() for name, p in own.named_parameters() if "norm" not in name.split(".")[0])
     assert int(rows[f"mixer {kind}"][0]) == inside
     assert sum(int(row[0]) for label, row in rows.items() if label != "part") == model.num_params()
