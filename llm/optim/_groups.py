@@ -1,6 +1,6 @@
 """groups: which optimizer steps which parameter; every trainable one exactly once.
 
-matrices   2-D weights inside `blocks`: the hidden layers
+matrices   2-D weights inside `blocks`, and 3-D ones, stacks of matrices (experts): the hidden layers
 tables     embedding tables (and a head tied to one); part of `rest` unless given an optimizer of their own
 rest       head, gains, biases and whatever else is trainable
 """
@@ -18,9 +18,9 @@ from llm.params import Family
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerParams:
-    """matrices: for the 2-D weights of the blocks; rest: for all others; tables: for embedding tables, where a
-    row moves only when its token comes up and so bears a larger rate (null: as the rest). decay_embeddings:
-    also decay tables."""
+    """matrices: for the matrices of the blocks, stacked or not; rest: for all others; tables: for embedding
+    tables, where a row moves only when its token comes up and so bears a larger rate (null: as the rest).
+    decay_embeddings: also decay tables."""
 
     matrices: Annotated[Any, Family("llm.optim")]
     rest: Annotated[Any, Family("llm.optim")]
@@ -45,7 +45,7 @@ def split(model: nn.Module) -> Groups:
         name
         for name, param in trainable
         if "blocks" in name.split(".")
-        and param.ndim == 2
+        and param.ndim in (2, 3)
         and id(param) not in tables
         and not getattr(param, "elementwise", False)
     ]

@@ -5,7 +5,8 @@ Source      Jordan et al. 2024, Muon: an optimizer for hidden layers in neural n
             `match_rms`: Liu et al. 2025, Muon is Scalable for LLM Training, arXiv 2502.16982, eq. 4
 Cost        5 (4 m^2 n + 2 m^3) operations per matrix and step, m <= n; one float32 number of state each
 Differs     from the write-up: the momentum is a mean (lerp), as in torch; (5) does not see the difference.
-            Matrices of equal shape are orthogonalised together; a weight with `parts` one part at a time
+            Matrices of equal shape are orthogonalised together; a weight with `parts` one part at a time,
+            a 3-D weight (experts) one matrix at a time
 Shapes      K matrices of one shape, m rows, n columns
 """
 
@@ -56,7 +57,8 @@ def update(
     scale: Scale,
     weight_decay: float,
 ) -> None:
-    """One step in place. parts: for each parameter the rows of the matrices it is made of."""
+    """One step in place. parts: for each parameter the rows of the matrices it is made of, alike in every
+    matrix of a 3-D one."""
     torch._foreach_lerp_(means, grads, 1 - momentum)  # (1)
     directions = list(torch._foreach_lerp(grads, means, momentum)) if nesterov else means  # (2)
     if weight_decay:
@@ -81,7 +83,13 @@ def orthogonalise(batch_Kmn: Tensor, steps: int) -> Tensor:
 
 
 def _split(tensors: Sequence[Tensor], parts: list[tuple[int, ...]]) -> list[Tensor]:
-    return [piece for tensor, rows in zip(tensors, parts, strict=True) for piece in tensor.split(rows)]
+    """Views of all matrices: a 3-D tensor is unstacked, then every matrix is cut into its parts."""
+    return [
+        piece
+        for tensor, rows in zip(tensors, parts, strict=True)
+        for matrix in (tensor.unbind() if tensor.ndim == 3 else (tensor,))
+        for piece in matrix.split(rows)
+    ]
 
 
 def _by_shape(matrices: list[Tensor]) -> list[tuple[list[int], Tensor]]:
@@ -103,13 +111,13 @@ class Muon(Optimizer):
         self, config: Config, params: Sequence[nn.Parameter], *, undecayed: Collection[nn.Parameter] = ()
     ) -> None:
         for param in params:
-            if param.ndim != 2:
+            if param.ndim not in (2, 3):
                 raise ValueError(
                     f"optimizer: muon steps matrices, found shape {list(param.shape)}; use adamw for it"
                 )
-            if sum(rows_of_parts(param)) != param.shape[0]:
+            if sum(rows_of_parts(param)) != param.shape[-2]:
                 raise ValueError(
-                    f"optimizer: parts {rows_of_parts(param)} do not add up to {param.shape[0]} rows"
+                    f"optimizer: parts {rows_of_parts(param)} do not add up to {param.shape[-2]} rows"
                 )
         self.config = config
         super().__init__(params, lr=config.lr, weight_decay=config.weight_decay, undecayed=undecayed)
@@ -131,7 +139,7 @@ class Muon(Optimizer):
 
 def rows_of_parts(param: Tensor) -> tuple[int, ...]:
     """Rows of the matrices a weight is made of: its `parts` if its module declared any, else all of them."""
-    parts: tuple[int, ...] = getattr(param, "parts", (param.shape[0],))
+    parts: tuple[int, ...] = getattr(param, "parts", (param.shape[-2],))
     return parts
 
 

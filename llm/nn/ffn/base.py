@@ -19,15 +19,45 @@ class FFNOutput:
 
 
 class FFN(nn.Module):
-    """Transforms each token by itself. Built as `build(config, site)` with a `mixers.base.Site`."""
+    """Transforms each token by itself. Built as `build(config, site)` with a `mixers.base.Site`.
+
+    It does not know which tokens are padding or unscored: all of them pass through it alike.
+    absent: a fact of the class, True where the layer is nothing at all; a block then leaves it out, norm included.
+    """
+
+    absent = False
 
     @abstractmethod
     def forward(self, x_BTD: Tensor) -> FFNOutput: ...
+
+    def before_step(self) -> None:
+        """Called before the forward passes of every training step: forget what was counted outside of one."""
+        return
 
     def after_step(self) -> dict[str, float]:
         """Called once after every optimizer step: what changes by rule instead of by gradient (the balancing
         bias of experts); returns facts to log."""
         return {}
+
+
+def feed_forwards(model: nn.Module) -> list[FFN]:
+    """Every FFN of a model, wherever it sits."""
+    return [module for module in model.modules() if isinstance(module, FFN)]
+
+
+def before_step(model: nn.Module) -> None:
+    """`before_step` of every FFN of a model."""
+    for ffn in feed_forwards(model):
+        ffn.before_step()
+
+
+def after_step(model: nn.Module) -> dict[str, float]:
+    """`after_step` of every FFN of a model, once each; the facts are means over the layers that report them."""
+    found: dict[str, list[float]] = {}
+    for ffn in feed_forwards(model):
+        for name, value in ffn.after_step().items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def gated_width(d_model: int) -> int:

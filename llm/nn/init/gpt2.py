@@ -27,7 +27,7 @@ class GPT2Init(Init):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def matrix(self, weight: Tensor, *, residual: bool, n_layers: int) -> None:
+    def matrix(self, weight: Tensor, *, parts: tuple[int, ...], residual: bool, n_layers: int) -> None:
         std = self.config.std
         if residual:
             std *= self.config.residual_scale / math.sqrt(2 * n_layers)  # (2)

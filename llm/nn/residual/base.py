@@ -23,7 +23,7 @@ class Block(nn.Module):
     """Built as `build(config, site, mixer=…, ffn=…)`, the last two being Configs.
 
     final_norm is a fact of the class: True where the stream leaves the last block un-normalised, so that
-    the model needs one more norm before the head.
+    the model needs one more norm before the head. An FFN that is `absent` is not joined at all.
     """
 
     final_norm = True
@@ -32,6 +32,11 @@ class Block(nn.Module):
         super().__init__()
         self.mixer: Mixer[Any] = registry.build(mixer, site)
         self.ffn: FFN = registry.build(ffn, site)
+
+    def norm_for(self, site: Site, which: Which) -> nn.Module:
+        """A norm beside a sub-layer; nothing beside one that is absent."""
+        absent = which == "ffn" and self.ffn.absent
+        return nn.Identity() if absent else registry.build(site.norm, site.d_model)
 
     @abstractmethod
     def join(self, x_BTD: Tensor, sublayer: Callable[[Tensor], Tensor], which: Which) -> Tensor:
@@ -48,15 +53,19 @@ class Block(nn.Module):
             return out.y_BTD
 
         x_BTD = self.join(x_BTD, lambda h: self.mixer(h, position, context), "mixer")
-        x_BTD = self.join(x_BTD, feed, "ffn")
+        if not self.ffn.absent:
+            x_BTD = self.join(x_BTD, feed, "ffn")
         return x_BTD, losses[0] if losses else None
 
     def prefill(self, x_BTD: Tensor, position: Position, state: State, step: Step) -> Tensor:
         """The next tokens of every row; grows `state`."""
         x_BTD = self.join(x_BTD, lambda h: self.mixer.prefill(h, position, state, step), "mixer")
-        return self.join(x_BTD, lambda h: self.ffn(h).y_BTD, "ffn")
+        return self._feed(x_BTD)
 
     def decode(self, x_B1D: Tensor, position: Position, state: State, step: Step) -> Tensor:
         """One more token for every row; grows `state`."""
         x_B1D = self.join(x_B1D, lambda h: self.mixer.decode(h, position, state, step), "mixer")
-        return self.join(x_B1D, lambda h: self.ffn(h).y_BTD, "ffn")
+        return self._feed(x_B1D)
+
+    def _feed(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD if self.ffn.absent else self.join(x_BTD, lambda h: self.ffn(h).y_BTD, "ffn")

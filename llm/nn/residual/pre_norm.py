@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from llm import registry
 from llm.nn.mixers.base import Site
 from llm.nn.residual.base import Block, Which
 
@@ -28,8 +27,8 @@ class PreNormBlock(Block):
 
     def __init__(self, config: Config, site: Site, *, mixer: Any, ffn: Any) -> None:
         super().__init__(site, mixer=mixer, ffn=ffn)
-        self.mixer_norm = registry.build(site.norm, site.d_model)
-        self.ffn_norm = registry.build(site.norm, site.d_model)
+        self.mixer_norm = self.norm_for(site, "mixer")
+        self.ffn_norm = self.norm_for(site, "ffn")
 
     def join(self, x_BTD: Tensor, sublayer: Callable[[Tensor], Tensor], which: Which) -> Tensor:
         norm = self.mixer_norm if which == "mixer" else self.ffn_norm
