@@ -5,8 +5,8 @@ lives in `<work dir>/<stage>/<fingerprint>/` instead. The fingerprint covers par
 a run with other settings never meets a foreign checkpoint. The folder is removed by the stage, once the
 outs are in place (docs/train/checkpoint.md).
 
-    latest.pt   masters, optimizer states, random state, step, history
-    best.pt     weights of the best evaluation so far, and its step
+    latest.pt   masters, buffers, optimizer states, random state, step, history
+    best.pt     weights and buffers of the best evaluation so far, and its step
     lock        held while a run trains here
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from llm import runtime
 
@@ -92,6 +93,20 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    """What a model keeps besides its parameters, by name: a bias that follows a rule, running statistics, random
+    features. Buffers declared not persistent are left out."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+
+
+@torch.no_grad()
+def set_buffers(model: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Inverse of `buffers`, bit for bit."""
+    for name, tensor in buffers(model).items():
+        tensor.copy_(saved[name])
 
 
 def remove(folder: Path) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from llm import registry, runtime
-from llm.nn.model import Decoder
+from llm.nn.ffn import base as ffn
 from llm.nn.objective import Loss, Objective
 from llm.optim._groups import OptimizerParams, build_optimizers, split
 from llm.optim.base import Optimizer
@@ -98,12 +98,13 @@ class TrainResult:
         """Put the weights of the best evaluation into `model`; without one it keeps what it has."""
         if self.best_weights is None:
             return
-        saved = checkpoint.load(self.best_weights, ("step", "weights"))
+        saved = checkpoint.load(self.best_weights, ("step", "weights", "buffers"))
         if saved is None:
             raise ValueError(f"{self.best_weights}: no such file; delete {self.work} and run again")
         params = dict(model.named_parameters())
         for name, weight in saved["weights"].items():
             params[name].copy_(weight)
+        checkpoint.set_buffers(model, saved["buffers"])
 
     def finish(self) -> None:
         """Forget the checkpoints of this run."""
@@ -167,7 +168,7 @@ def train(
         optimizers = build_optimizers(split(model), weights.masters, params.optimizer)
         schedule = registry.build(params.schedule, params.steps)
         torch.manual_seed(runtime.derive_seed(seed, stage, "train"))
-        state = _resume(work, weights, optimizers)
+        state = _resume(work, model, weights, optimizers)
         tracker = stack.enter_context(Tracker(stage, start=state.step))
         stopping = stack.enter_context(runtime.stop_signals())
         run = _Run(model, objective, params, stage, work, weights, optimizers, tracker)
@@ -209,6 +210,7 @@ def _step(run: _Run, state: _State, micro_batches: list[Any], lr_frac: float) ->
     telemetry_due = _due(run.params.telemetry_every, number)
     with telemetry.activations(run.model, watch=telemetry_due) as facts:
         losses = []
+        ffn.before_step(run.model)
         for batch in micro_batches:
             loss = run.objective(run.model, batch)
             (loss.sum / count).backward()
@@ -225,7 +227,7 @@ def _step(run: _Run, state: _State, micro_batches: list[Any], lr_frac: float) ->
         optimizer.schedule(lr_frac)
         optimizer.step()
     run.weights.publish()
-    facts = run.model.after_step() if isinstance(run.model, Decoder) else {}
+    facts = ffn.after_step(run.model)
     if facts and telemetry_due:
         run.tracker.log(number, facts)
     for parts in (*losses, {"count": count}):
@@ -262,7 +264,8 @@ def _evaluate(
         value = -metrics[best[1:]] if best.startswith("-") else metrics[best]
         if value < state.best_value:
             state.best_step, state.best_value = state.step, value
-            checkpoint.save(run.work / "best.pt", {"step": state.step, "weights": run.weights.state()})
+            kept = {"weights": run.weights.state(), "buffers": checkpoint.buffers(run.model)}
+            checkpoint.save(run.work / "best.pt", {"step": state.step, **kept})
     return metrics
 
 
@@ -286,25 +289,28 @@ def _log(
 def _save(run: _Run, state: _State) -> None:
     """Write the state; weights that are not finite never replace good ones."""
     masters = run.weights.state()
-    if not all(telemetry.finite(master) for master in masters.values()):
+    buffers = checkpoint.buffers(run.model)
+    if not all(telemetry.finite(tensor) for tensor in (*masters.values(), *buffers.values())):
         _stop_on_non_finite(run, state.step, "a weight", math.nan, [])
     checkpoint.save(
         run.work / "latest.pt",
         {
             "run": dataclasses.asdict(state),
             "masters": masters,
+            "buffers": buffers,
             "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
             "random": checkpoint.random_state(),
         },
     )
 
 
-def _resume(work: Path, weights: MasterWeights, optimizers: list[Optimizer]) -> _State:
+def _resume(work: Path, model: nn.Module, weights: MasterWeights, optimizers: list[Optimizer]) -> _State:
     """The saved state of this run, put back into its place; a fresh one when there is none."""
-    saved = checkpoint.load(work / "latest.pt", ("run", "masters", "optimizers", "random"))
+    saved = checkpoint.load(work / "latest.pt", ("run", "masters", "buffers", "optimizers", "random"))
     if saved is None:
         return _State()
     weights.load(saved["masters"])
+    checkpoint.set_buffers(model, saved["buffers"])
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
     checkpoint.set_random_state(saved["random"])

@@ -7,7 +7,8 @@ float32 copies, the masters; the model's weights are roundings of them, refreshe
     weights (bf16) --forward, backward--> gradients (bf16) --collect: add up in float32--> master.grad
     masters (fp32) --optimizer step--> masters --publish: round--> weights
 
-In fp32 the weights are their own masters and nothing is copied. Buffers and position tables keep their dtype.
+In fp32 the weights are their own masters and nothing is copied. Buffers (running statistics, the balancing bias
+of experts) and position tables keep their dtype.
 """
 
 from types import TracebackType
