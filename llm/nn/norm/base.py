@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 class Norm(nn.Module):
-    """Normalises the last dimension. `causal` is False when statistics mix tokens or rows."""
+    """Normalises the last dimension. Built as `build(config, dim)`.
+
+    causal: a fact of the class, False when statistics mix tokens or rows while it is trained.
+    """
 
     causal = True
 
