@@ -1,7 +1,7 @@
 """preset: switch params.yaml to one of the named choices in configs/.
 
-    configs/cpu.yaml             a whole params.yaml: takes its place, byte for byte
-    configs/models/jamba.yaml    some keys of it: laid over what is there
+configs/cpu.yaml             a whole params.yaml: takes its place, byte for byte
+configs/models/jamba.yaml    some keys of it: laid over what is there
 """
 
 import itertools
