@@ -17,8 +17,8 @@ TINY = {
     ],
     "log_linear": [
         {"n_heads": 3, "chunk": 2},
-        {"n_heads": 4, "chunk": 4, "d_head": 5},
-        {"n_heads": 3, "chunk": 1},
+        {"n_heads": 4, "chunk": 4, "d_head": 5, "conv": 3},
+        {"n_heads": 3, "chunk": 1, "conv": 1},
         {"n_heads": 3, "chunk": 64},
     ],
     "lightning": [
@@ -76,7 +76,9 @@ STATE_NUMBERS = {
     "performer": lambda mixer, S: (
         mixer.n_heads * (mixer.n_features * (mixer.d_head + 1) + (mixer.config.feature == "softmax"))
     ),
-    "log_linear": lambda mixer, S: mixer.n_heads * mixer.d_head**2 * (S - 1).bit_length(),
+    "log_linear": lambda mixer, S: (
+        mixer.n_heads * mixer.d_head * (mixer.d_head * (S - 1).bit_length() + 3 * (mixer.conv.width - 1))
+    ),
     "lightning": lambda mixer, S: mixer.n_heads * mixer.d_head**2,
     "linear": lambda mixer, S: mixer.n_heads * mixer.d_head * (mixer.d_head + mixer.normalised),
     "hybrid": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * S,

@@ -4,7 +4,8 @@ Equations   (1)-(4) in docs/nn/mixers/log_linear.md; comments below carry the sa
 Source      Guo et al. 2025, Log-Linear Attention, arXiv 2506.04761, on the backbone of Mamba-2: Dao & Gu 2024,
             arXiv 2405.21060
 Cost        train O(T (C + log(T/C) H) H N); decode O(log T H^2 N); state N H^2 bit_length(max_len - 1) numbers
-Differs     from the authors' layer: no short convolution, no skip around the sum, every head its own keys
+            and the 3 N H (W - 1) of a convolution
+Differs     from the authors' layer: no skip around the sum (level 0 is one), every head its own keys
 Shapes      B batch, T tokens, D d_model, N heads, H d_head, L levels
 """
 
@@ -19,6 +20,7 @@ from llm import registry
 from llm.nn.activation import silu
 from llm.nn.kernels import log_linear
 from llm.nn.kernels.grid import Grid, make_grid
+from llm.nn.kernels.short_conv import WIDTH, ShortConv
 from llm.nn.mixers.base import Context, Mixer, RecurrentState, Site, Step
 from llm.nn.position.base import Position
 
@@ -27,15 +29,18 @@ DT_RANGE, A_RANGE = (1e-3, 1e-1), (1.0, 16.0)  # of Mamba-2: first time steps an
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """chunk: tokens that are read as one matrix, a power of two; changes the speed, not the result."""
+    """conv: width of the short convolution over queries, keys and values, 1 = none. chunk: tokens that are read
+    as one matrix, a power of two; changes the speed, not the result."""
 
     n_heads: int = 4
     d_head: int | None = None  # default d_model / n_heads
+    conv: int = WIDTH
     chunk: int = 64
 
     def __post_init__(self) -> None:
-        if self.n_heads < 1:
-            raise ValueError(f"n_heads ({self.n_heads}) must be positive")
+        for name in ("n_heads", "conv"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
         if self.d_head is not None and self.d_head < 1:
             raise ValueError(f"d_head ({self.d_head}) must be positive")
         if self.chunk < 1 or self.chunk & (self.chunk - 1):
@@ -86,6 +91,7 @@ class LogLinearAttention(Mixer[RecurrentState]):
         width = self.n_heads * self.d_head
         self.w_qkv = nn.Linear(site.d_model, 3 * width, bias=False)
         self.w_qkv.weight.parts = (width, width, width)  # type: ignore[attr-defined]  # for Muon
+        self.conv = ShortConv(3 * width, config.conv)
         self.rates = Rates(site.d_model, self.n_heads, log_linear.counter_levels(site.max_len) + 1)
         self.w_gate = nn.Linear(site.d_model, width, bias=False)
         self.w_o = nn.Linear(width, site.d_model, bias=False)
@@ -95,9 +101,9 @@ class LogLinearAttention(Mixer[RecurrentState]):
         """No longer than a short row needs."""
         return min(self.chunk, 1 << log_linear.counter_levels(T))
 
-    def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v [B, T, N, H] (1), log-decay [B, T, N] and level weights [B, T, N, L]."""
-        q, k, v = silu(self.w_qkv(x_BTD)).unflatten(2, (3, self.n_heads, self.d_head)).unbind(2)
+    def project(self, x_BTD: Tensor, qkv_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v [B, T, N, H] out of what the convolution gave (1), log-decay [B, T, N], weights [B, T, N, L]."""
+        q, k, v = silu(qkv_BTC).unflatten(2, (3, self.n_heads, self.d_head)).unbind(2)
         dt_BTN, decay, weight = self.rates(x_BTD)
         return q, k, v * dt_BTN[..., None].to(v.dtype), decay, weight
 
@@ -110,7 +116,8 @@ class LogLinearAttention(Mixer[RecurrentState]):
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
         T = x_BTD.shape[1]
         grid = make_grid(T, self.chunk_of(T), context.segments_BT, x_BTD.device)
-        return self.finish(x_BTD, log_linear.chunked(*self.project(x_BTD), grid, T))
+        qkv = self.conv(self.w_qkv(x_BTD), context.segments_BT)
+        return self.finish(x_BTD, log_linear.chunked(*self.project(x_BTD, qkv), grid, T))
 
     def init_state(
         self, batch: int, max_len: int, *, device: torch.device, dtype: torch.dtype
@@ -121,10 +128,12 @@ class LogLinearAttention(Mixer[RecurrentState]):
             )
         wide = torch.promote_types(dtype, torch.float32)
         shape = (batch, log_linear.counter_levels(max_len), self.n_heads, self.d_head, self.d_head)
-        return RecurrentState({"S": torch.zeros(shape, device=device, dtype=wide)}, max_len)
+        tail = self.conv.empty_tail(batch, device=device, dtype=dtype)
+        return RecurrentState({"S": torch.zeros(shape, device=device, dtype=wide), "tail": tail}, max_len)
 
     def prefill(self, x_BTD: Tensor, position: Position, state: RecurrentState, step: Step) -> Tensor:
-        q, k, v, decay, weight = self.project(x_BTD)
+        qkv, state["tail"] = self.conv.step(self.w_qkv(x_BTD), state["tail"], step.real_BT)
+        q, k, v, decay, weight = self.project(x_BTD, qkv)
         if step.real_BT is not None:
             padding = ~step.real_BT[..., None]
             k, v = (x.masked_fill(padding[..., None], 0) for x in (k, v))
@@ -138,7 +147,8 @@ class LogLinearAttention(Mixer[RecurrentState]):
         return self.finish(x_BTD, o)
 
     def decode(self, x_B1D: Tensor, position: Position, state: RecurrentState, step: Step) -> Tensor:
-        q, k, v, decay, weight = (x.squeeze(1) for x in self.project(x_B1D))
+        qkv, state["tail"] = self.conv.step(self.w_qkv(x_B1D), state["tail"])
+        q, k, v, decay, weight = (x.squeeze(1) for x in self.project(x_B1D, qkv))
         o_BNH, state["S"] = log_linear.step(q, k, v, decay, weight, state["S"], state.lengths_B)
         state.advance(step)
         return self.finish(x_B1D, o_BNH[:, None])
