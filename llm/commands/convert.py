@@ -61,6 +61,7 @@ def export(source: Path, target: Path, to: str) -> str:
         raise ValueError(f"{source}: quantized; convert the model it was made from")
     section = to_dict(model.config)
     found = architecture(to, "--to") if to else _expressing(section, vocab_size)
+    found.check(section)
     config = found.theirs(section, vocab_size)
     config |= {"model_type": found.model_type, "architectures": [found.causal_lm]}
     weights = apply(found.rules(section), io.state_dict(model), to="theirs")
@@ -129,6 +130,7 @@ def _expressing(section: dict[str, Any], vocab_size: int) -> Architecture:
     for kind in registry.kinds(FAMILY):
         found = architecture(kind, "--to")
         try:
+            found.check(section)
             found.theirs(section, vocab_size)
         except (ValueError, KeyError) as error:
             reasons.append(f"{kind}: {error}")

@@ -6,7 +6,8 @@ Shapes      D hidden_size, N query heads, G key-value heads, H head_dim, F inter
 from collections.abc import Mapping
 from typing import Any
 
-from llm.convert.base import Fuse, Rename, Rule, demand
+from llm.convert.base import Fuse, Rename, Rule, Stack, demand
+from llm.nn.ffn._experts import expert_width
 from llm.nn.ffn.base import gated_width
 
 
@@ -128,6 +129,22 @@ def norm_rules(here: str, there: str) -> list[Rule]:
         Rename(f"{here}.mixer_norm.gain", f"{there}.input_layernorm.weight"),
         Rename(f"{here}.ffn_norm.gain", f"{there}.post_attention_layernorm.weight"),
     ]
+
+
+def expert_rules(here: str, there: str, n_experts: int) -> list[Rule]:
+    """A router and its experts, stacked here."""
+    experts = [f"{there}.experts.{e}" for e in range(n_experts)]
+    gate_up = [[f"{e}.gate_proj.weight", f"{e}.up_proj.weight"] for e in experts]
+    return [
+        Rename(f"{here}.w_router.weight", f"{there}.gate.weight"),
+        Stack(f"{here}.experts.w_gate_up", gate_up),
+        Stack(f"{here}.experts.w_down", [[f"{e}.down_proj.weight"] for e in experts]),
+    ]
+
+
+def expert_d_ff(d_model: int, ffn: Mapping[str, Any]) -> int:
+    """Hidden width of one expert, also where the config leaves it to the default."""
+    return int(ffn["d_ff"] or expert_width(d_model, ffn["n_active"] + ffn.get("n_shared", 0)))
 
 
 def d_ff(model: Mapping[str, Any]) -> int:

@@ -6,7 +6,7 @@ cannot drift apart, and every tensor of both sides must be named by exactly one 
 
     class Rename     one tensor, two names
     class Fuse       one tensor here, several there, stacked by rows
-    class Stack      one tensor here, as many there as experts
+    class Stack      one tensor here, as many there as experts, or a few for each of them
     class Fixed      a tensor here whose value is implied there (the gain before an FFN that does not exist)
 """
 
@@ -94,22 +94,23 @@ class Fuse(Rule):
 
 @dataclass(frozen=True)
 class Stack(Rule):
-    """One tensor [E, …] here, E tensors there."""
+    """One tensor [E, …] here; there for each of E the tensors of equal height that its rows are."""
 
     here: str
-    there: Sequence[str]
+    there: Sequence[Sequence[str]]
 
     def ours(self) -> list[str]:
         return [self.here]
 
     def theirs(self) -> list[str]:
-        return list(self.there)
+        return [name for names in self.there for name in names]
 
     def to_ours(self, weights: Weights) -> dict[str, Tensor]:
-        return {self.here: torch.stack([weights[name] for name in self.there])}
+        return {self.here: torch.stack([torch.cat([weights[n] for n in names]) for names in self.there])}
 
     def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
-        return dict(zip(self.there, weights[self.here].unbind(), strict=True))
+        pieces = [piece for one in weights[self.here].unbind() for piece in one.chunk(len(self.there[0]))]
+        return dict(zip(self.theirs(), pieces, strict=True))
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,14 @@ class Architecture(ABC):
 
     model_type: str  # of config.json
     causal_lm: str  # name of the class, for `architectures`
+
+    shared: Mapping[str, Any] = {"norm": "rmsnorm", "residual": "pre_norm"}  # kinds `check` demands
+
+    def check(self, model: Mapping[str, Any]) -> None:
+        """Raises ValueError for a model whose norm, residual or further predictions have no form there."""
+        for part, kind in self.shared.items():
+            demand(f"convert: {part}", model[part], kind=kind)
+        demand("convert: mtp", model["mtp"], depth=0)
 
     @abstractmethod
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class Llama(Architecture):
         return {"kind": "gqa", **fields}
 
     def theirs(self, model: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-        demand("convert: mixer", model["mixer"], qk_norm=self.qk_norm)
+        demand("convert: ffn", model["ffn"], kind="swiglu")
+        demand("convert: mixer", model["mixer"], kind="gqa", qk_norm=self.qk_norm)
         return {
             **shared.sizes_to(model, vocab_size),
             **shared.attention_to(model["mixer"], model["d_model"]),

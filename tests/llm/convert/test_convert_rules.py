@@ -17,15 +17,15 @@ from tests.llm.convert.test_llama_like import SIZES
 RULES: list[Rule] = [
     Rename("a", "x", change=lambda w: w * 2, back=lambda w: w / 2),
     Fuse("b", [("y", 2), ("z", 1)]),
-    Stack("c", ["e0", "e1"]),
+    Stack("c", [["e0", "f0"], ["e1", "f1"]]),
     Fixed("d", torch.ones(3)),
 ]
 
 
 def test_both_directions_are_inverses() -> None:
-    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4), "d": torch.ones(3)}
+    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4, 3), "d": torch.ones(3)}
     theirs = apply(RULES, ours, to="theirs")
-    assert sorted(theirs) == ["e0", "e1", "x", "y", "z"]
+    assert sorted(theirs) == ["e0", "e1", "f0", "f1", "x", "y", "z"]
     assert theirs["y"].shape == (2, 2)
     again = apply(RULES, theirs, to="ours")
     assert again.keys() == ours.keys()
@@ -41,7 +41,7 @@ def test_both_directions_are_inverses() -> None:
     ],
 )
 def test_tensors_that_do_not_match_are_an_error(change: Any, message: str) -> None:
-    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4), "d": torch.ones(3)}
+    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4, 3), "d": torch.ones(3)}
     theirs = apply(RULES, ours, to="theirs")
     change(theirs)
     with pytest.raises(ValueError, match=message):
@@ -49,7 +49,7 @@ def test_tensors_that_do_not_match_are_an_error(change: Any, message: str) -> No
 
 
 def test_a_value_without_a_place_is_an_error() -> None:
-    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4), "d": torch.ones(3) * 2}
+    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4, 3), "d": torch.ones(3) * 2}
     with pytest.raises(ValueError, match="d was trained; the other format has no place for it"):
         apply(RULES, ours, to="theirs")
 
