@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from llm import runtime
-from llm.nn.ffn import swiglu
+from llm.nn.ffn import moe_deepseek, swiglu
 from llm.nn.init import gpt2
 from llm.nn.mixers import gqa
 from llm.nn.model import Decoder, ModelConfig
-from llm.nn.norm import rmsnorm
+from llm.nn.norm import batchnorm, rmsnorm
 from llm.nn.objective import Loss, TokenBatch, next_token_loss
 from llm.nn.position import rope
 from llm.optim import adamw, muon
@@ -296,6 +296,91 @@ def test_a_finished_run_is_not_trained_again_until_its_folder_is_removed():
     assert len(result.history) == 2
     result.finish()
     assert not result.work.exists()
+
+
+# ---------------------------------------------------------------- what changes by rule and not by gradient
+
+
+RULED = dataclasses.replace(
+    CONFIG,
+    ffn=moe_deepseek.Config(n_experts=6, n_active=2, d_ff=8, bias_rate=0.013),
+    norm=batchnorm.Config(),
+)
+
+
+def ruled_model(seed=0):
+    torch.manual_seed(seed)
+    return Decoder(RULED, VOCAB)
+
+
+def everything(model):
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_buffers_survive_a_resume_bit_for_bit(precision):
+    params = loop_params(precision=precision, eval_every=4)
+    whole, first, second = ruled_model(), ruled_model(), ruled_model(seed=5)
+    expected = run(whole, Rows(3), params, fingerprint="whole", evaluate=evaluator(whole), best="val")
+    with pytest.raises(runtime.Interrupted, match="step 5 is saved"):
+        run(first, Rows(3, on_step=stop_at(4)), params, evaluate=evaluator(first), best="val")
+    result = run(second, Rows(3), params, evaluate=evaluator(second), best="val")
+    assert_equal(everything(second), everything(whole))
+    assert result.history == expected.history
+    bias = whole.blocks[0].ffn.bias_E
+    assert 0 < bias.abs().max() <= 10 * 0.013 + 1e-6
+    assert not torch.equal(bias, bias.bfloat16().float()), "a bias is no weight and is not rounded"
+    assert whole.blocks[0].mixer_norm.running_mean.abs().max() > 0
+
+
+def test_best_weights_come_with_their_buffers():
+    scores, at_eval, model = iter([2.0, 1.0, 3.0]), [], ruled_model()
+
+    def evaluate():
+        at_eval.append(everything(model))
+        return {"score": next(scores)}
+
+    result = run(model, Rows(), loop_params(steps=6, eval_every=2), evaluate=evaluate, best="score")
+    result.load_best(model)
+    assert_equal(everything(model), at_eval[1])
+
+
+def test_experts_are_balanced_by_the_training_passes_of_whole_steps_only():
+    """Evaluation, telemetry, what ran before, and cutting a step up do not move the bias."""
+    loads = []
+
+    def trained(fingerprint, micro_rows=8, **kwargs):
+        torch.manual_seed(0)
+        config = dataclasses.replace(RULED, norm=rmsnorm.Config())
+        model = Decoder(config, VOCAB)
+        next_token_loss(model, make_batch(3)).sum.backward()  # counted, and forgotten when the run begins
+        model.zero_grad()
+        forget = model.blocks[0].ffn.load.forget
+
+        def spy():
+            loads.append(int(model.blocks[0].ffn.load.count_E.sum()))
+            forget()
+
+        model.blocks[0].ffn.load.forget = spy
+        rest = adamw.Config(lr=0.0)
+        params = loop_params(steps=3, optimizer=OptimizerParams(matrices=rest, rest=rest), **kwargs)
+        run(model, Rows(micro_rows), params, fingerprint=fingerprint, evaluate=evaluator(model))
+        return model.blocks[0].ffn.bias_E
+
+    plain = trained("a")
+    once = 8 * T * 2
+    assert loads == [once, once, 0, once, 0, once]  # before and after each of three steps
+    assert torch.equal(trained("b", eval_every=1, telemetry_every=1), plain)
+    assert torch.equal(trained("c", micro_rows=3), plain)
+
+
+def test_loads_of_experts_are_telemetry():
+    run(ruled_model(), Rows(), loop_params(steps=4, telemetry_every=2))
+    log = runtime.work_dir() / "logs" / "pretrain.jsonl"
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    loads = [row["expert_load_max"] for row in rows if "expert_load_max" in row]
+    assert len(loads) == 2
+    assert all(1 <= load <= 3 for load in loads)
 
 
 # ---------------------------------------------------------------- what goes wrong

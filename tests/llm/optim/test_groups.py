@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from llm.nn.ffn import swiglu
+from llm.nn.ffn import moe, swiglu
 from llm.nn.init import gpt2
 from llm.nn.mixers import gqa
 from llm.nn.model import Decoder, ModelConfig
@@ -13,6 +13,7 @@ from llm.nn.norm import rmsnorm
 from llm.nn.position import rope
 from llm.optim import adamw, muon
 from llm.optim._groups import OptimizerParams, build_optimizers, split
+from llm.train.precision import MasterWeights
 
 CONFIG = ModelConfig(
     d_model=8,
@@ -41,6 +42,17 @@ def test_partition_is_exact(tied):
     optimizers = build_optimizers(groups, dict(model.named_parameters()), OPTIMIZER)
     stepped = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert sorted(stepped) == sorted(id(param) for param in model.parameters())
+
+
+def test_stacks_of_experts_are_matrices_unless_elementwise():
+    model = Decoder(dataclasses.replace(CONFIG, ffn=moe.Config(n_experts=3, d_ff=4)), 20)
+    names = {name.removeprefix("blocks.0.ffn.") for name in split(model).matrices if "blocks.0.ffn" in name}
+    assert names == {"w_router.weight", "experts.w_gate_up", "experts.w_down"}
+    model.blocks[0].ffn.experts.w_down.elementwise = True
+    assert "blocks.0.ffn.experts.w_down" in split(model).rest
+    masters = MasterWeights(model, "bf16").masters
+    assert masters["blocks.0.ffn.experts.w_gate_up"].parts == (4, 4)
+    build_optimizers(split(model), masters, OPTIMIZER)
 
 
 @pytest.mark.parametrize("decay_embeddings", [False, True])

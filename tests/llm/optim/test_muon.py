@@ -65,6 +65,39 @@ def test_parts_differ_from_one_matrix():
     assert (plain - parted).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("rows", [(12,), (8, 4)])
+def test_a_stack_is_stepped_matrix_by_matrix(rows):
+    stack = nn.Parameter(randn(3, 12, 8))
+    stack.parts = rows
+    singles = [nn.Parameter(matrix.clone()) for matrix in stack.detach()]
+    for single in singles:
+        single.parts = rows
+    config = muon.Config(lr=0.05, scale="match_rms")
+    one, three = muon.build(config, [stack]), muon.build(config, singles)
+    for step in range(3):
+        stack.grad = randn(3, 12, 8, seed=step)
+        stack.grad[1] = 0  # an expert without tokens
+        for single, grad in zip(singles, stack.grad, strict=True):
+            single.grad = grad
+        one.step()
+        three.step()
+    torch.testing.assert_close(stack.detach(), torch.stack([s.detach() for s in singles]), rtol=0, atol=1e-6)
+    decayed = randn(3, 12, 8)[1] * (1 - 0.05 * 0.1) ** 3
+    torch.testing.assert_close(stack[1].detach(), decayed)  # no gradient, no direction
+
+
+def test_four_dimensions_are_no_matrices():
+    with pytest.raises(ValueError, match=r"muon steps matrices, found shape \[1, 2, 3, 4\]"):
+        muon.build(muon.Config(lr=0.05), [nn.Parameter(randn(1, 2, 3, 4))])
+
+
+def test_parts_that_do_not_add_up_are_refused():
+    param = nn.Parameter(randn(3, 12, 8))
+    param.parts = (8, 8)
+    with pytest.raises(ValueError, match=r"parts \(8, 8\) do not add up to 12 rows"):
+        muon.build(muon.Config(lr=0.05), [param])
+
+
 def test_match_rms_steps_are_as_large_as_adamw_steps():
     param = nn.Parameter(torch.zeros(64, 256))
     param.grad = randn(64, 256)

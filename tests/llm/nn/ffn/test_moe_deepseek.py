@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from llm.nn import io
 from llm.nn.ffn import moe_deepseek
 from llm.nn.mixers.base import Site
+from llm.nn.model import Decoder, ModelConfig
 from llm.nn.norm import rmsnorm
+from llm.params import from_dict
 
 D, E, K, G, FF, B, T = 24, 8, 3, 4, 14, 2, 9
 SITE = Site(d_model=D, layer=0, n_layers=4, max_len=8, norm=rmsnorm.Config())
@@ -75,7 +79,9 @@ def test_equals_transformers_with_gradients(version, fields):
     torch.testing.assert_close(x.grad, d_x, atol=1e-6, rtol=1e-6)
     grads = to_theirs({name: p.grad for name, p in ours.named_parameters()})
     for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(grads[name], parameter.grad, atol=4e-6, rtol=1e-6, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(
+            grads[name], parameter.grad, atol=4e-6, rtol=1e-6, msg=lambda m, n=name: n + m
+        )
 
 
 def chosen_by(layer, scores):
@@ -171,6 +177,24 @@ def test_balance_loss_equals_its_equation_row_by_row():
     [grad] = torch.autograd.grad(loss, layer.w_router.weight)
     [wanted] = torch.autograd.grad(expected, layer.w_router.weight)
     torch.testing.assert_close(grad, wanted, atol=1e-10, rtol=0)
+
+
+def test_the_bias_is_stored_and_read_bit_for_bit(tmp_path):
+    config = from_dict(
+        ModelConfig,
+        {
+            "d_model": D, "n_layers": 1, "max_len": 8, "tied_head": True, "mixer": {"kind": "gqa", "n_heads": 2, "n_kv_heads": 1},
+            "ffn": {"kind": "moe_deepseek"}, "norm": {"kind": "rmsnorm"}, "position": {"kind": "rope"},
+            "init": {"kind": "gpt2"},
+        },
+        "test",
+    )  # fmt: skip
+    model, other = Decoder(config, 20), Decoder(config, 20)
+    model.blocks[0].ffn.bias_E.normal_()
+    save_file(io.state_dict(model), tmp_path / "model.safetensors")
+    io.load_weights(other, tmp_path / "model.safetensors")
+    assert torch.equal(other.blocks[0].ffn.bias_E, model.blocks[0].ffn.bias_E)
+    assert model.num_params() == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
