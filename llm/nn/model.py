@@ -35,7 +35,7 @@ class ModelConfig:
     norm: Annotated[Any, Family("llm.nn.norm", nested=True)]
     position: Annotated[Any, Family("llm.nn.position", nested=True)]
     init: Annotated[Any, Family("llm.nn.init", nested=True)]
-    residual: Annotated[Any, Family("llm.nn.residual", nested=True)] = pre_norm.Config()
+    residual: Annotated[Any, Family("llm.nn.residual", nested=True)] = field(default_factory=pre_norm.Config)
     mtp: MTPConfig = field(default_factory=MTPConfig)
 
     def __post_init__(self) -> None:
@@ -51,7 +51,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.embedding = nn.Embedding(vocab_size, config.d_model)
-        self.layers = [self._block(layer) for layer in range(config.n_layers)]  # typed; `blocks` registers them
+        self.layers = [
+            self._block(layer) for layer in range(config.n_layers)
+        ]  # typed; `blocks` registers them
         self.blocks = nn.ModuleList(self.layers)
         last = self.layers[-1]
         self.final_norm = registry.build(config.norm, config.d_model) if last.final_norm else nn.Identity()
@@ -84,10 +86,14 @@ class Decoder(nn.Module):
         mixers = [block.mixer for block in self.layers]
         heads = {mixer.n_heads for mixer in mixers if mixer.takes_bias}
         if registry.module("llm.nn.position", registry.kind_of(self.config.position)).build.way == "bias":
-            deaf = sorted({type(mixer).__name__ for mixer in mixers if mixer.rotates and not mixer.takes_bias})
+            deaf = sorted(
+                {type(mixer).__name__ for mixer in mixers if mixer.rotates and not mixer.takes_bias}
+            )
             if deaf or len(heads) > 1:
                 why = f"{deaf[0]} takes none" if deaf else f"mixers have {sorted(heads)} heads"
-                raise ValueError(f"model.position: this kind is a bias on scores and {why}; choose rope or none")
+                raise ValueError(
+                    f"model.position: this kind is a bias on scores and {why}; choose rope or none"
+                )
         return Shape(
             d_model=self.config.d_model,
             max_len=self.config.max_len,

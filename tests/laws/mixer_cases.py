@@ -4,6 +4,11 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "sliding_window": [
+        {"n_heads": 4, "n_kv_heads": 2, "window": 5},
+        {"n_heads": 2, "n_kv_heads": 2, "window": 4, "sinks": 3, "qk_norm": True, "d_head": 6},
+        {"n_heads": 4, "n_kv_heads": 1, "window": 1},
+    ],
     "flash": [
         {"d_key": 6, "chunk": 4},
         {"d_key": 8, "chunk": 5, "expansion": 1.5, "rotate": False},
@@ -72,6 +77,7 @@ TINY = {
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "sliding_window": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * (mixer.window + mixer.sinks),
     "flash": lambda mixer, S: 2 * mixer.d_key * mixer.d_value + mixer.chunk * (mixer.d_key + mixer.d_value),
     "performer": lambda mixer, S: (
         mixer.n_heads * (mixer.n_features * (mixer.d_head + 1) + (mixer.config.feature == "softmax"))

@@ -45,7 +45,7 @@ class Context:
     losses: list[Tensor] = field(default_factory=list)
 
     @cached_property
-    def mask_BTS(self) -> Tensor | None:
+    def mask_BTS(self) -> Tensor | None:  # noqa: N802  # shapes are part of names
         """Additive mask [B, 1, T, T] of `segment_mask`, or None: made for the first mixer that asks."""
         return None if self.segments_BT is None else segment_mask(self.segments_BT, self.dtype)
 
@@ -125,7 +125,7 @@ class Step:
     ragged: bool
 
     @cached_property
-    def real_BT(self) -> Tensor | None:
+    def real_BT(self) -> Tensor | None:  # noqa: N802
         """True where a token counts, False for the padding of a short row; None where all of them count."""
         return self.positions_BT < self.ends_B[:, None] if self.ragged else None
 
