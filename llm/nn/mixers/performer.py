@@ -4,7 +4,7 @@ Equations   (1)-(6) in docs/nn/mixers/performer.md; comments below carry the sam
 Source      Choromanski et al. 2021, Rethinking Attention with Performers, arXiv 2009.14794, sections 2.3-2.4, B.3
 Cost        train O(T (C + M) H N) time; decode O(M H N) per token; state N (M (H + 1) + 1) numbers
 Differs     from the paper: no constant is added to the exponentials, and keys are divided by a running maximum, so
-            that the result does not depend on any stabiliser
+            that the result does not depend on any stabiliser; the random rotations are uniform
 Shapes      B batch, T tokens, D d_model, N heads, H d_head, M n_features
 """
 
@@ -59,7 +59,11 @@ def draw_directions(n_features: int, width: int, generator: torch.Generator | No
     def normal() -> Tensor:
         return torch.randn(width, width, generator=generator, dtype=torch.float32, device=like.device)
 
-    blocks = [torch.linalg.qr(normal()).Q.mT for _ in range(-(-n_features // width))]
+    def rotation() -> Tensor:
+        Q, R = torch.linalg.qr(normal())
+        return (Q * R.diagonal().sign()).mT  # uniform: the signs that QR chooses are not random
+
+    blocks = [rotation() for _ in range(-(-n_features // width))]
     lengths = torch.cat([normal().norm(dim=1) for _ in blocks])
     return (torch.cat(blocks) * lengths[:, None])[:n_features].to(like.dtype)
 
