@@ -184,7 +184,8 @@ def test_the_bias_is_stored_and_read_bit_for_bit(tmp_path):
         ModelConfig,
         {
             "d_model": D, "n_layers": 1, "max_len": 8, "tied_head": True,
-            "mixer": {"kind": "gqa", "n_heads": 2, "n_kv_heads": 1}, "ffn": {"kind": "moe_deepseek"}, "norm": {"kind": "rmsnorm"}, "position": {"kind": "rope"},
+            "mixer": {"kind": "gqa", "n_heads": 2, "n_kv_heads": 1}, "ffn": {"kind": "moe_deepseek"},
+            "norm": {"kind": "rmsnorm"}, "position": {"kind": "rope"},
             "init": {"kind": "gpt2"},
         },
         "test",
