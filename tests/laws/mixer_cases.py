@@ -4,6 +4,10 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "mamba2": [
+        {"expand": 2, "d_head": 6, "d_state": 5, "n_groups": 2, "chunk": 4},
+        {"expand": 1, "d_head": 24, "d_state": 3, "conv": 2, "chunk": 64},
+    ],
     "sliding_window": [
         {"n_heads": 4, "n_kv_heads": 2, "window": 5},
         {"n_heads": 2, "n_kv_heads": 2, "window": 4, "sinks": 3, "qk_norm": True, "d_head": 6},
@@ -77,6 +81,10 @@ TINY = {
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "mamba2": lambda mixer, S: (
+        mixer.inner * mixer.config.d_state
+        + (mixer.config.conv - 1) * (mixer.inner + 2 * mixer.config.n_groups * mixer.config.d_state)
+    ),
     "sliding_window": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * (mixer.window + mixer.sinks),
     "flash": lambda mixer, S: 2 * mixer.d_key * mixer.d_value + mixer.chunk * (mixer.d_key + mixer.d_value),
     "performer": lambda mixer, S: (

@@ -34,7 +34,9 @@ def run(mixer, position, x, segments=None):
     if segments is not None and not position.relative:
         positions = segment_positions(segments)
     angles = position.angles(positions, x.dtype)
-    return mixer(x, position, Context(positions=positions, dtype=x.dtype, angles=angles, segments_BT=segments))
+    return mixer(
+        x, position, Context(positions=positions, dtype=x.dtype, angles=angles, segments_BT=segments)
+    )
 
 
 def read(mixer, position, state, x, lengths=None):
@@ -126,7 +128,7 @@ def packed_documents_do_not_leak(mixer, position):
     packed[:, 11:24].sum().backward()
     assert torch.isfinite(x.grad).all()
     outside = torch.cat([x.grad[:, :11], x.grad[:, 24:]], dim=1)
-    assert torch.equal(outside, torch.zeros_like(outside))
+    assert outside.abs().max() < 1e-15  # sums of decays over the border cancel up to rounding
 
 
 def rollback_forgets(mixer, position):
