@@ -63,33 +63,29 @@ def chunked(
 
 
 def between(o: Tensor, q: Tensor, block: Tensor, sums: Tensor, weight: Tensor, number_Bc: Tensor) -> Tensor:
-    """o plus what each chunk reads from the blocks of chunks before it, one level after the other (4)-(5).
+    """o and what each chunk reads from the blocks of chunks before it, one level after the other (4)-(5).
 
     block [B, c, N, K, V]: at level j the decayed sum over the 2^j chunks that end with chunk n; fade: their decay.
     """
-    fade, c = sums[..., -1], block.shape[1]
-    near = torch.zeros_like(fade)  # decay of the chunks between the block that is read and chunk n
-    index_c = torch.arange(c, device=q.device)
+    fade, (B, c) = sums[..., -1], block.shape[:2]
+    near = torch.zeros_like(fade).flatten(
+        0, 1
+    )  # decay of the chunks between the block that is read and chunk n
+    o, q, sums, weight = (x.flatten(0, 1) for x in (o, q, sums, weight))  # one axis of all chunks of all rows
+    place = torch.arange(B * c, device=q.device).view(B, c)
     for j in range(weight.shape[-1]):
-        end_Bc = index_c - (number_Bc & (1 << j) - 1) - 1  # last chunk of the block
-        has_Bc1 = ((number_Bc >> j & 1).bool() & (end_Bc >= 0))[..., None]
-        state, its_fade = take(block, end_Bc), take(fade, end_Bc)
-        factor = weight[..., j] * (sums + near[..., None]).exp() * has_Bc1[..., None]
-        o = o + (q @ state.to(q.dtype)) * factor[..., None].to(q.dtype)  # (4)
-        near = near + its_fade * has_Bc1
+        away_Bc = (number_Bc & (1 << j) - 1) + 1  # chunks from the last one of the block to this one
+        has_Bc = (number_Bc >> j & 1).bool() & (place - place[:, :1] >= away_Bc)
+        reader = place[has_Bc]
+        source = (place - away_Bc)[has_Bc]
+        factor = weight[reader, ..., j] * (sums[reader] + near[reader].unsqueeze(-1)).exp()
+        state = block.flatten(0, 1)[source].to(q.dtype)
+        o.index_add_(0, reader, (q[reader] @ state) * factor.unsqueeze(-1).to(q.dtype))  # (4)
+        near = near.index_add(0, reader, fade.flatten(0, 1)[source])
         if 1 << j < c:
             block = block + later(block, 1 << j) * fade[..., None, None].exp()  # (5)
             fade = fade + later(fade, 1 << j)
-    return o
-
-
-def take(x_Bc: Tensor, index_Bc: Tensor) -> Tensor:
-    """x[b, index[b, n]]; an index below 0 counts as 0, one row of indices is for all rows."""
-    index_Bc = index_Bc.clamp(min=0)
-    if len(index_Bc) == 1:
-        return x_Bc.index_select(1, index_Bc[0])
-    first = torch.arange(len(x_Bc), device=x_Bc.device)[:, None] * x_Bc.shape[1]
-    return x_Bc.flatten(0, 1).index_select(0, (first + index_Bc).flatten()).view(x_Bc.shape)
+    return o.unflatten(0, (B, c))
 
 
 def later(x_Bc: Tensor, n: int) -> Tensor:
