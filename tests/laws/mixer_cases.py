@@ -4,6 +4,10 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "mamba": [
+        {"expand": 2, "d_state": 4},
+        {"expand": 1, "d_state": 3, "dt_rank": 5, "conv": 2, "inner_norms": True},
+    ],
     "mamba2": [
         {"expand": 2, "d_head": 6, "d_state": 5, "n_groups": 2, "chunk": 4},
         {"expand": 1, "d_head": 24, "d_state": 3, "conv": 2, "chunk": 64},
@@ -81,6 +85,7 @@ TINY = {
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "mamba": lambda mixer, S: mixer.inner * (mixer.d_state + mixer.conv.width - 1),
     "mamba2": lambda mixer, S: (
         mixer.inner * mixer.config.d_state
         + (mixer.config.conv - 1) * (mixer.inner + 2 * mixer.config.n_groups * mixer.config.d_state)
