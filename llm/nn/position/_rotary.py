@@ -144,8 +144,12 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int, layout: Layout = "half"
     R = 2 * cos.shape[-1]
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     (a, b), (ya, yb) = _pairs(x[..., :R], layout), _pairs(y[..., :R], layout)
-    torch.mul(a, cos, out=ya).addcmul_(b, sin, value=-sign)
-    torch.mul(b, cos, out=yb).addcmul_(a, sin, value=sign)
+    if torch.compiler.is_compiling():  # a compiler loses what is written through `out` into part of a tensor
+        ya.copy_(a * cos - sign * b * sin)
+        yb.copy_(b * cos + sign * a * sin)
+    else:
+        torch.mul(a, cos, out=ya).addcmul_(b, sin, value=-sign)
+        torch.mul(b, cos, out=yb).addcmul_(a, sin, value=sign)
     if x.shape[-1] > R:
         y[..., R:] = x[..., R:]
     return y

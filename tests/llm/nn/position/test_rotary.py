@@ -218,3 +218,17 @@ def test_configs_refuse(module, values, message):
 def test_a_width_that_cannot_be_turned_is_refused(config, width):
     with pytest.raises(ValueError, match="rotation needs an even width of at least"):
         registry.build(config, shape(width))
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+def test_compiled_rotation_and_its_gradient_are_the_same(layout):
+    """What LLM_COMPILE=1 relies on; writing through `out=` into half a tensor was lost there."""
+    position = rope.build(rope.Config(layout=layout, fraction=0.5), shape(16))
+    x = torch.randn(2, N, T, 16, requires_grad=True)
+    angles = position.angles(torch.arange(T), x.dtype)
+    compiled = torch.compile(lambda x: position.rotate(x, angles) * 1.0, backend="aot_eager")
+    weights = torch.randn_like(x)
+    plain, made = position.rotate(x, angles), compiled(x)
+    torch.testing.assert_close(made, plain)
+    [d_plain], [d_made] = (torch.autograd.grad((y * weights).sum(), [x]) for y in (plain, made))
+    torch.testing.assert_close(d_made, d_plain)
