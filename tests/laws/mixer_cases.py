@@ -26,7 +26,7 @@ TINY = {
     "performer": [
         {"n_heads": 3, "chunk": 4},
         {"n_heads": 2, "chunk": 5, "d_head": 6, "n_features": 17, "rotate": False},
-        {"n_heads": 2, "chunk": 64, "feature": "relu", "n_features": 8},
+        {"n_heads": 2, "chunk": 64, "feature": "relu", "n_features": 24},
     ],
     "log_linear": [
         {"n_heads": 3, "chunk": 2},

@@ -68,9 +68,8 @@ def between(o: Tensor, q: Tensor, block: Tensor, sums: Tensor, weight: Tensor, n
     block [B, c, N, K, V]: at level j the decayed sum over the 2^j chunks that end with chunk n; fade: their decay.
     """
     fade, (B, c) = sums[..., -1], block.shape[:2]
-    near = torch.zeros_like(fade).flatten(
-        0, 1
-    )  # decay of the chunks between the block that is read and chunk n
+    # near: decay of the chunks between the block that is read and chunk n
+    near = torch.zeros_like(fade).flatten(0, 1)
     o, q, sums, weight = (x.flatten(0, 1) for x in (o, q, sums, weight))  # one axis of all chunks of all rows
     place = torch.arange(B * c, device=q.device).view(B, c)
     for j in range(weight.shape[-1]):

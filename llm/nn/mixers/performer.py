@@ -161,7 +161,9 @@ class Performer(Mixer[RecurrentState]):
 
     def relu_features(self, x_BNTH: Tensor) -> Tensor:
         """relu(W x) + LIFT (6)."""
-        return F.relu(x_BNTH * x_BNTH.shape[-1] ** -0.25 @ self.directions.to(x_BNTH.dtype).mT) + LIFT
+        wide = torch.promote_types(x_BNTH.dtype, torch.float32)
+        projected = x_BNTH.to(wide) @ self.directions.to(wide).mT * x_BNTH.shape[-1] ** -0.25
+        return (F.relu(projected) + LIFT).to(x_BNTH.dtype)
 
     def mix(
         self,
