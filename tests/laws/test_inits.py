@@ -53,7 +53,7 @@ def filled(case, seed=0):
     model = Everything()
     torch.manual_seed(seed)
     registry.build(config_of(case)).apply(model, N_LAYERS)
-    return model
+    return model.requires_grad_(False)
 
 
 def stated_std(case, rows, columns, *, residual=False):
@@ -77,18 +77,18 @@ def test_every_kind_is_covered():
 def test_every_matrix_has_the_stated_size(case):
     model = filled(case)
     close = {"rel": 0.02}
-    assert float(model.w_in.weight.std()) == pytest.approx(stated_std(case, 300, WIDE), **close)
+    assert model.w_in.weight.std().item() == pytest.approx(stated_std(case, 300, WIDE), **close)
     for part, rows in zip(model.w_fused.weight.split((100, 200)), (100, 200), strict=True):
-        assert float(part.std()) == pytest.approx(stated_std(case, rows, WIDE), **close)
+        assert part.std().item() == pytest.approx(stated_std(case, rows, WIDE), **close)
     residual = stated_std(case, WIDE, 300, residual=True)
-    assert float(model.w_o.weight.std()) == pytest.approx(residual, **close)
+    assert model.w_o.weight.std().item() == pytest.approx(residual, **close)
     for expert in range(3):
         for part in model.w_up[expert].split(150):
-            assert float(part.std()) == pytest.approx(stated_std(case, 150, WIDE), **close)
+            assert part.std().item() == pytest.approx(stated_std(case, 150, WIDE), **close)
         wanted = stated_std(case, WIDE, 150, residual=True)
-        assert float(model.w_down[expert].std()) == pytest.approx(wanted, **close)
+        assert model.w_down[expert].std().item() == pytest.approx(wanted, **close)
     stated = getattr(config_of(case), "embedding_std", getattr(config_of(case), "std", None))
-    assert float(model.embedding.weight.std()) == pytest.approx(stated, **close)
+    assert model.embedding.weight.std().item() == pytest.approx(stated, **close)
 
 
 @EVERY_CASE
@@ -105,7 +105,7 @@ def test_what_is_no_matrix_is_left_alone_and_own_rules_come_last(case):
     assert model.filters.unique().tolist() == [7.0]
     assert model.gain.unique().tolist() == [1.0]
     assert model.w_in.bias.unique().tolist() == [0.0]
-    assert model.finished == float(model.w_in.weight.std())
+    assert model.finished == model.w_in.weight.std().item()
 
 
 @EVERY_CASE
