@@ -20,6 +20,7 @@ from llm.params import Family  # noqa: E402
 
 # Kinds a stage gets from its matrix in dvc.yaml instead of from a key `….kind`.
 MATRIX = {"quantize": {"method": "llm.compress.quant"}}
+FOLDERS = ("llm/nn/kernels",)  # listed as a whole: every mixer and every loss is built on some of it
 STAGES = ("download", "dedup", "filter", "analyze", "tokenizer", "encode", "pack", "pretrain", "sft", "reward",
           "align", "eval", "quantize", "report")  # fmt: skip
 
@@ -111,21 +112,25 @@ def lookup(params: dict, key: str):
 
 
 def stage_deps(stage: str, params: dict) -> tuple[set[str], set[str]]:
-    """(templates, files): `llm/nn/mixers/${model.mixer.kind}.py` and plain files, for the chosen kinds."""
+    """(templates, files): `llm/nn/mixers/${model.mixer.kind}.py`, and what any kind of these families shares with
+    others: DVC cannot choose among those by a parameter, and too few would leave stale results behind."""
     names = {f"stages.{stage}"}
     templates: set[str] = set()
     variants: set[str] = set()
+    chosen: set[str] = set()
     for key, (package, _) in stage_slots(stage).items():
-        kind = lookup(params, f"{key}.kind")
-        if kind is None:
+        if lookup(params, f"{key}.kind") is None:
             continue
         templates.add(f"{package.replace('.', '/')}/${{{key}.kind}}.py")
-        variants.add(f"{package}.{kind}")
+        variants |= {f"{package}.{kind}" for kind in registry.kinds(package)}
+        chosen.add(f"{package}.{lookup(params, f'{key}.kind')}")
     for key, package in MATRIX.get(stage, {}).items():
         templates.add(f"{package.replace('.', '/')}/${{item.{key}}}.py")
         variants |= {f"{package}.{kind}" for kind in registry.kinds(package)}
-    files = closure(*names, *variants) - variants
-    return templates, {module_file(n).relative_to(ROOT).as_posix() for n in files}
+        chosen |= variants
+    modules = (closure(*names, *variants) - variants) | (closure(*names) - chosen)
+    files = {module_file(n).relative_to(ROOT).as_posix() for n in modules}
+    return templates, {next((folder for folder in FOLDERS if file.startswith(f"{folder}/")), file) for file in files}
 
 
 if __name__ == "__main__":

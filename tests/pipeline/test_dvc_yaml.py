@@ -38,7 +38,9 @@ def test_stages_stand_in_pipeline_order_and_each_has_its_script():
 def test_code_deps_are_what_the_stage_imports_for_the_chosen_kinds(stage):
     templates, files = closure.stage_deps(stage, read_yaml(ROOT / "params.yaml"))
     declared = {
-        dep for dep in body(stage)["deps"] if dep.startswith(("llm/", "stages/")) and dep.endswith(".py")
+        dep
+        for dep in body(stage)["deps"]
+        if dep.startswith(("llm/", "stages/")) and (dep.endswith(".py") or dep in closure.FOLDERS)
     }
     hint = f"run: python tests/pipeline/closure.py {stage}"
     assert declared == templates | files, hint
