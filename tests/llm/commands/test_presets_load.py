@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from llm import registry
+from llm.commands import preset
 from llm.compress.quantize import load_method
-from llm.params import load_params, read_yaml
+from llm.nn.model import Decoder, ModelConfig
+from llm.params import from_dict, load_params, read_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (ROOT / "configs" / "models").glob("*.yaml"))
 STAGES = [name for path in sorted((ROOT / "stages").glob("*.py")) if (name := path.stem) != "__init__"]
 SWITCHES = {"align": ("align",), "download": ("download", "source")}  # stage -> where its nested `kind` is
 
@@ -46,6 +50,28 @@ def test_bilingual_is_cpu_with_poems_and_a_vocabulary_for_them() -> None:
 def test_every_stage_loads_every_preset(preset: Path, stage: str) -> None:
     params = load(stage, preset)
     assert params is not None or stage in ("encode", "report")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("below", ["tiny", "cpu"])
+def test_every_model_lies_over_a_preset_reads_and_decodes(below: str, name: str, tmp_path: Path) -> None:
+    target = tmp_path / "params.yaml"
+    preset.apply(below, configs=ROOT / "configs", target=target)
+    lines = preset.apply(name, configs=ROOT / "configs", target=target)
+    assert any("model.mixer.kind: gqa -> hybrid" in line for line in lines)
+    data = read_yaml(target)
+    model = Decoder(from_dict(ModelConfig, data["model"], name), 64).eval()
+    assert len({type(block.mixer) for block in model.layers}) == 2 or below == "tiny"
+    tokens = torch.randint(64, (1, 9))
+    states = model.init_state(1, 16)
+    with torch.no_grad():
+        whole = model(tokens)
+        parts = [
+            model.prefill(tokens[:, :5], states),
+            *(model.decode(tokens[:, t : t + 1], states) for t in range(5, 9)),
+        ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=1e-3)
+    load("pretrain", target)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
