@@ -62,7 +62,8 @@ class BatchNorm(Norm):
             raise ValueError(
                 "model.norm: batchnorm needs more than one token while it is trained; use eval mode"
             )
-        var, mean = torch.var_mean(flat_MD, dim=0, correction=0)  # (2)
+        mean = flat_MD.mean(0)
+        var = (flat_MD - mean).square().mean(0)  # (2)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.config.momentum)  # (3)
             self.running_var.lerp_((var * M / (M - 1)).to(self.running_var.dtype), self.config.momentum)

@@ -31,9 +31,11 @@ class LayerNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         wide = x.to(high(x.dtype))
-        var, mean = torch.var_mean(wide, dim=-1, keepdim=True, correction=0)
-        r = torch.rsqrt(var + eps)
-        normed = ((wide - mean) * r).to(x.dtype)
+        centred = wide - wide.mean(-1, keepdim=True)
+        # the norm of what is left of the mean: as exact as torch.var_mean, and many times faster on a CPU
+        norm = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+        r = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
+        normed = centred.mul_(r).to(x.dtype)
         ctx.save_for_backward(normed, r.to(x.dtype))
         return normed
 

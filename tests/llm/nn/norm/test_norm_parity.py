@@ -87,11 +87,11 @@ def test_a_small_offset_is_not_lost_in_bf16():
     norm = rmsnorm_unit_offset.build(rmsnorm_unit_offset.Config(), D).bfloat16()
     with torch.no_grad():
         norm.offset.fill_(2**-10)
-    assert float(1 + norm.offset[0]) == 1.0  # what a gain of 1 + w, rounded, would be
+    assert (1 + norm.offset[0]).item() == 1.0  # what a gain of 1 + w, rounded, would be
     x = torch.full((1, D), 1.0).bfloat16().requires_grad_()
     norm(x).float().sum().backward()
     wide = rmsnorm_unit_offset.UnitOffsetFunction.apply(torch.ones(1, D), norm.offset, 1e-6)
-    assert float(wide[0, 0]) == pytest.approx(1 + 2**-10, abs=1e-6)
+    assert wide[0, 0].item() == pytest.approx(1 + 2**-10, abs=1e-6)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.5])
