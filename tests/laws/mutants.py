@@ -14,8 +14,8 @@ MUTANTS = [
     (
         "documents of a row are not told apart",
         "gqa", 0, "llm.nn.mixers.gqa",
-        "mask=context.mask_BTS",
-        "mask=None",
+        "mask=lambda: context.mask_BTS, bias_NTS=bias, segments_BT=documents",
+        "mask=None, bias_NTS=bias, segments_BT=None",
     ),
     (
         "cached keys are not rotated",
@@ -47,5 +47,53 @@ MUTANTS = [
         "gqa", 0, "llm.nn.mixers.gqa",
         "return self.k_BGSH[:, :, : self.longest]",
         "return self.k_BGSH.flip(1)[:, :, : self.longest]",
+    ),
+    (
+        "the band is one token too wide",
+        "sliding_window", 0, "llm.nn.kernels.banded",
+        "(key_C12W > query_CW1 - W)",
+        "(key_C12W >= query_CW1 - W)",
+    ),
+    (
+        "the empty room of a state is taken for tokens",
+        "sliding_window", 0, "llm.nn.mixers._window",
+        "place_S >= room - state.lengths_B[:, None]",
+        "place_S >= 0 * state.lengths_B[:, None]",
+    ),
+    (
+        "the state of one document is read in the next",
+        "mamba2", 0, "llm.nn.kernels.linear_attention",
+        "return segments == before, segments == last, last == before",
+        "return segments == segments, segments == last, last == before",
+    ),
+    (
+        "the convolution reads the document before",
+        "mamba2", 0, "llm.nn.mixers.mamba2",
+        "self.conv(xBC, segments)",
+        "self.conv(xBC)",
+    ),
+    (
+        "decoding forgets the last inputs of the convolution",
+        "mamba2", 0, "llm.nn.mixers.mamba2",
+        'xBC, state["tail"] = self.conv.step(xBC, state["tail"], step.real_BT)',
+        'xBC, _ = self.conv.step(xBC, state["tail"], step.real_BT)',
+    ),
+    (
+        "padding lets the state fade",
+        "mamba", 0, "llm.nn.mixers.mamba",
+        "dt = dt * step.real_BT[..., None]",
+        "dt = dt * 1",
+    ),
+    (
+        "no document begins with an empty state",
+        "mamba", 0, "llm.nn.mixers.mamba",
+        "keep = None if context.segments_BT is None else same_as_before(context.segments_BT).to(dt.dtype)",
+        "keep = None",
+    ),
+    (
+        "a rollback keeps what was written",
+        "mamba", 0, "llm.nn.mixers.base",
+        "self.lengths_B, self.longest, self.tensors = mark[0], mark[1], dict(mark[2])",
+        "self.lengths_B, self.longest = mark[0], mark[1]",
     ),
 ]  # fmt: skip
