@@ -1,12 +1,17 @@
 """attention: softmax(q k^T / sqrt(H) + mask) v, for training rows and for cached decoding.
 
-Three forms with the same result:
-  attend_naive    the equation, written down; autograd derives the backward pass
-  MatmulAttention the training form on CPU: five matrix products forward and backward, written out.
-                  At the row lengths of a CPU run (T <= 1024) keeping the T x T probabilities and letting
-                  the matrix library work on whole matrices is several times faster than PyTorch's tiled
-                  CPU kernel, which wins only on memory.
-  F.scaled_dot_product_attention   long rows, and every other device
+Forms with the same result, of which `attend` picks the fastest for the device and the length:
+  naive    the equation, written down; autograd derives the backward pass
+  matmul   the training form on CPU: five matrix products forward and backward, written out. At the row
+           lengths of a CPU run (T <= 1024) keeping the T x T probabilities and letting the matrix library
+           work on whole matrices is faster than any tiled CPU kernel, which wins only on memory.
+  flash    tiles and an online softmax, written out: flash_attention.py; long rows on a CPU
+  sdpa     F.scaled_dot_product_attention; long float32 rows of one document, and other devices
+  flex     FlexAttention, flex.py; on request only
+  triton   the tiles as GPU kernels, flash_triton.py; packed rows on a GPU
+
+LLM_ATTENTION names one for all calls instead. It is a fact of the machine, not a setting: results differ by
+rounding alone.
 
 Equations   (1)-(6) in docs/nn/kernels/attention.md; comments below carry the same numbers.
 Source      Vaswani et al. 2017, arXiv 1706.03762, eq. 1; the backward pass as in Dao 2022, arXiv 2205.14135
@@ -14,18 +19,23 @@ Shapes      B batch, N query heads, G key-value heads, R = N / G, T queries, S k
             of queries and keys; values, and so outputs, may be of another width
 """
 
+import importlib.util
 import itertools
 import math
+import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.nn.kernels.flash_attention import first_visible, flash_attention
 from llm.nn.kernels.fused import apply
 
 MATMUL_MAX_LEN = 1024  # beyond this the T x T matrix costs more memory traffic than it saves
 BLOCKS, MIN_CUT_LEN = 4, 128
+BACKENDS = ("auto", "naive", "matmul", "flash", "sdpa", "flex", "triton")
 
 
 def attend(
@@ -33,38 +43,151 @@ def attend(
     k_BGTH: Tensor,
     v_BGTH: Tensor,
     *,
-    mask: Tensor | None,
+    mask: Tensor | Callable[[], Tensor | None] | None,
     bias_NTS: Tensor | None,
     scale: float | None = None,
+    segments_BT: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of one row over its own tokens -> [B, N, T, H].
 
     mask: additive [B, 1, T, T] that already holds the causal part (`segment_mask`), or None for plain causal.
-    scale: factor of the scores, default 1 / sqrt(H).
+    scale: factor of the scores, default 1 / sqrt(H). segments_BT: the documents, where they are all that the
+    mask says; tiled forms then read them instead, and `mask` may be a function that makes it, called only if
+    a form wants the matrix.
     """
-    T = q_BNTH.shape[2]
-    if q_BNTH.device.type == "cpu" and T <= MATMUL_MAX_LEN:
-        full = full_mask(q_BNTH, mask, bias_NTS)
-        out: Tensor = apply(MatmulAttention, q_BNTH, k_BGTH, v_BGTH, full, scale)
-        return out
-    if bias_NTS is not None:
-        mask = full_mask(q_BNTH, mask, bias_NTS)
-    return _tiled(q_BNTH, k_BGTH, v_BGTH, mask, scale)
+    added = bias_NTS is not None or (segments_BT is None and mask is not None)
+    name = backend(q_BNTH, v_BGTH, packed=segments_BT is not None, added=added)
+    if segments_BT is None or name in ("naive", "matmul", "sdpa"):
+        mask = mask() if callable(mask) else mask
+        if mask is None and segments_BT is not None:
+            mask = visible_mask(segments_BT, q_BNTH.dtype)
+    elif callable(mask):
+        mask = None
+    return RUN[name](q_BNTH, k_BGTH, v_BGTH, segments_BT, mask, bias_NTS, scale)
 
 
-def _tiled(
-    q_BNTH: Tensor, k_BGTH: Tensor, v_BGTH: Tensor, mask: Tensor | None, scale: float | None
+def backend(q_BNTH: Tensor, v_BGTH: Tensor, *, packed: bool, added: bool) -> str:
+    """The form to use: the one LLM_ATTENTION names, else the fastest. added: there is a bias, or a mask that
+    is not one of documents. Raises ValueError for a name that does not exist or a form that cannot do it."""
+    wanted = os.environ.get("LLM_ATTENTION", "auto")
+    if wanted not in BACKENDS:
+        raise ValueError(f"LLM_ATTENTION: {wanted!r} is not one of {', '.join(BACKENDS)}")
+    if wanted == "auto":
+        return _fastest(q_BNTH, v_BGTH, packed=packed, added=added)
+    why = _unfit(wanted, q_BNTH, v_BGTH, added=added)
+    if why:
+        raise ValueError(f"LLM_ATTENTION: {wanted!r} {why}; use auto or flash")
+    return wanted
+
+
+def _fastest(q_BNTH: Tensor, v_BGTH: Tensor, *, packed: bool, added: bool) -> str:
+    if q_BNTH.device.type == "cpu":
+        if q_BNTH.shape[2] <= MATMUL_MAX_LEN:
+            return "matmul"
+        # PyTorch's CPU kernel is the faster one only without any mask, and not in bf16
+        return "flash" if packed or added or q_BNTH.dtype == torch.bfloat16 else "sdpa"
+    if packed and q_BNTH.is_cuda and not _unfit("triton", q_BNTH, v_BGTH, added=added):
+        from llm.nn.kernels.flash_triton import agrees
+
+        if agrees(q_BNTH.device, q_BNTH.dtype, q_BNTH.shape[-1], v_BGTH.shape[-1]):
+            return "triton"
+    return "sdpa"
+
+
+def _unfit(name: str, q_BNTH: Tensor, v_BGTH: Tensor, *, added: bool) -> str | None:
+    """Why a form cannot be used for these inputs, or None."""
+    device = q_BNTH.device.type
+    if name == "flex" and device == "cpu" and torch.is_grad_enabled() and q_BNTH.requires_grad:
+        return "has no backward pass on a CPU"
+    if name != "triton":
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "needs triton, which is not installed"
+    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"needs a CUDA GPU, found {device}"
+    if added:
+        return "takes no bias and no mask but that of documents"
+    from llm.nn.kernels.flash_triton import DTYPES, MAX_WIDTH
+
+    width = max(q_BNTH.shape[-1], v_BGTH.shape[-1])
+    if q_BNTH.dtype not in DTYPES or width > MAX_WIDTH:
+        return f"takes no {q_BNTH.dtype} heads of width {width}"
+    return None
+
+
+def visible_mask(segments_BT: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask [B, 1, T, T] of packed documents; what `segment_mask` makes, out of `first_visible`."""
+    T, device = segments_BT.shape[1], segments_BT.device
+    index_T = torch.arange(T, device=device)
+    first_BT1 = first_visible(T, segments_BT, None, device)[:, :, None]
+    hidden_BTT = (index_T > index_T[:, None]) | (index_T < first_BT1)
+    mask = torch.zeros(hidden_BTT.shape, dtype=dtype, device=device)
+    return mask.masked_fill_(hidden_BTT, float("-inf"))[:, None]
+
+
+# ---------------------------------------------------------------- one function for each name
+
+Added = Tensor | None
+
+
+def _naive(
+    q: Tensor, k: Tensor, v: Tensor, _: Added, mask: Added, bias: Added, scale: float | None
 ) -> Tensor:
+    return attend_naive(q, k, v, full_mask(q, mask, bias), scale)
+
+
+def _matmul(
+    q: Tensor, k: Tensor, v: Tensor, _: Added, mask: Added, bias: Added, scale: float | None
+) -> Tensor:
+    out: Tensor = apply(MatmulAttention, q, k, v, full_mask(q, mask, bias), scale)
+    return out
+
+
+def _flash(
+    q: Tensor, k: Tensor, v: Tensor, segments: Added, mask: Added, bias: Added, scale: float | None
+) -> Tensor:
+    added = _sum(mask if segments is None else None, bias)
+    return flash_attention(q, k, v, segments_BT=segments, bias=added, scale=scale)[0]
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, _: Added, mask: Added, bias: Added, scale: float | None) -> Tensor:
     """PyTorch's kernel. Its tiled forms want one width for all three: the narrower ones get zeros behind."""
-    H, width = q_BNTH.shape[-1], v_BGTH.shape[-1]
+    if bias is not None:
+        mask = full_mask(q, mask, bias)
+    H, width = q.shape[-1], v.shape[-1]
     if width != H:
-        q_BNTH, k_BGTH, v_BGTH = (
-            F.pad(x, (0, max(H, width) - x.shape[-1])) for x in (q_BNTH, k_BGTH, v_BGTH)
-        )
+        q, k, v = (F.pad(x, (0, max(H, width) - x.shape[-1])) for x in (q, k, v))
         scale = scale or 1 / math.sqrt(H)
     return F.scaled_dot_product_attention(
-        q_BNTH, k_BGTH, v_BGTH, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
     )[..., :width]
+
+
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, segments: Added, mask: Added, bias: Added, scale: float | None
+) -> Tensor:
+    from llm.nn.kernels.flex import attend_flex
+
+    added = _sum(mask if segments is None else None, bias)
+    return attend_flex(q, k, v, segments_BT=segments, added_BNTT=added, scale=scale)
+
+
+def _triton(
+    q: Tensor, k: Tensor, v: Tensor, segments: Added, mask: Added, bias: Added, scale: float | None
+) -> Tensor:
+    from llm.nn.kernels.flash_triton import flash_attention_triton
+
+    return flash_attention_triton(q, k, v, segments_BT=segments, scale=scale)[0]
+
+
+def _sum(mask: Added, bias: Added) -> Added:
+    """What is added to the scores, broadcastable to [B, N, T, T]."""
+    if mask is None or bias is None:
+        return bias if mask is None else mask
+    return mask + bias.to(mask.dtype)
+
+
+RUN = {"naive": _naive, "matmul": _matmul, "flash": _flash, "sdpa": _sdpa, "flex": _flex, "triton": _triton}
 
 
 def attend_naive(

@@ -105,7 +105,8 @@ class GroupedQueryAttention(Mixer[KVState]):
         bias = None
         if context.positions.dim() == 1:
             bias = position.bias(context.positions, context.positions)
-        o_BNTH = attend(q, k, v, mask=context.mask_BTS, bias_NTS=bias)  # (2)
+        documents = context.segments_BT
+        o_BNTH = attend(q, k, v, mask=lambda: context.mask_BTS, bias_NTS=bias, segments_BT=documents)  # (2)
         return self.w_o(o_BNTH.transpose(1, 2).flatten(2))  # (3)
 
     def init_state(self, batch: int, max_len: int, *, device: torch.device, dtype: torch.dtype) -> KVState:
