@@ -34,6 +34,7 @@ from llm.train.loop import LoopParams, train
 
 SHORT, LONG = 256, 2048
 FACTOR = LONG / SHORT
+TUNE_RATE = 0.1  # of the learning rates of the training
 EDGES = (0, 128, 256, 320, 384, 512, 768, 1024, 1536, 2048)
 STRETCHED = {kind: {"kind": kind, "factor": FACTOR} for kind in ("pi", "ntk")} | {
     kind: {"kind": kind, "factor": FACTOR, "original_len": SHORT} for kind in ("yarn", "llama3")
@@ -81,7 +82,7 @@ def measure(args: Namespace) -> dict[str, Curve]:
         curves[f"{kind}, put on rope"] = note(f"{kind}, put on rope", by_place(model, *texts))
     for kind in ("rope", *STRETCHED):
         model = with_position(rope, args, TRAINED[kind])
-        fit(model, LongRows(args.seed), steps=args.tune_steps, seed=args.seed)
+        fit(model, LongRows(args.seed), steps=args.tune_steps, seed=args.seed, rate=TUNE_RATE)
         curves[f"{kind}, tuned"] = note(f"{kind}, tuned", by_place(model, *texts))
     curves["rope, windows of 256"] = note("rope, windows of 256", by_place(rope, *texts, window=SHORT))
     return curves
@@ -109,8 +110,12 @@ def with_position(trained: Decoder, args: Namespace, position: dict) -> Decoder:
     return model
 
 
-def fit(model: Decoder, source: "RowSource | LongRows", *, steps: int, seed: int) -> None:
+def fit(model: Decoder, source: "RowSource | LongRows", *, steps: int, seed: int, rate: float = 1.0) -> None:
+    """Train with the settings of params.yaml; rate: factor on all learning rates."""
     settings = read_yaml(Path("params.yaml"))["pretrain"]
+    for group in settings["optimizer"].values():
+        if isinstance(group, dict):
+            group["lr"] *= rate
     wanted = {field.name for field in dataclasses.fields(LoopParams)}
     changes = {
         "steps": steps,
