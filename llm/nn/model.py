@@ -171,16 +171,6 @@ class Decoder(nn.Module):
         extra = self.position.embed(step.positions_BT)
         return x_BTD if extra is None else x_BTD + extra.to(x_BTD.dtype), step
 
-    # ---------------------------------------------------------------- training
-
-    def after_step(self) -> dict[str, float]:
-        """Called once after every optimizer step; the facts of the FFNs, averaged over the layers."""
-        found: dict[str, list[float]] = {}
-        for block in self.layers:
-            for name, value in block.ffn.after_step().items():
-                found.setdefault(name, []).append(value)
-        return {name: sum(values) / len(values) for name, values in found.items()}
-
     # ---------------------------------------------------------------- facts
 
     def num_params(self) -> int:
