@@ -192,7 +192,7 @@ def read(model: Decoder, row_1T: Tensor, window: int | None) -> Tensor:
 
 
 def note(name: str, curve: Curve) -> Curve:
-    print(f"| {name} | " + " | ".join(f"{value:.2f}" for value in curve) + " |", flush=True)
+    print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in curve) + " |", flush=True)
     return curve
 
 
@@ -212,19 +212,25 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     places = [math.sqrt(max(a, 32) * b) for a, b in itertools.pairwise(EDGES)]
     base = curves["rope, windows of 256"]
+    lost = {name: [a - b for a, b in zip(curve, base, strict=True)] for name, curve in curves.items()}
+    low, high = (edge(map(edge, lost.values())) for edge in (min, max))
     groups = {
         "trained": "trained on 256 tokens",
         "put on rope": "put on the weights of rope",
         "tuned": "tuned on 2048 tokens",
     }
     for axis, (group, title) in zip(figure.subplots(1, 3, sharey=True), groups.items(), strict=True):
-        for name, curve in curves.items():
+        for name, values in lost.items():
             if name.endswith(group) or (group == "put on rope" and name == "rope, trained"):
-                lost = [value - wanted for value, wanted in zip(curve, base, strict=True)]
-                axis.plot(places, lost, "o-", markersize=3, label=name.partition(",")[0])
+                axis.plot(places, values, "o-", markersize=3, label=name.partition(",")[0])
         axis.axhline(0, color="black", linestyle=":")
         axis.axvline(SHORT, color="gray", linewidth=0.8)
-        axis.set(title=title, xlabel="place of the token", xscale="log", yscale="symlog")
+        axis.set(title=title, xlabel="place of the token", xscale="log")
+        axis.set_yscale("symlog", linthresh=0.1)  # straight up to 0.1, so that small differences show
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.set_yticks(
+            [y for y in (-0.1, -0.05, 0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.5, 1, 2, 5) if low <= y <= high]
+        )
         axis.set_xticks(EDGES[1:], [str(edge) for edge in EDGES[1:]], rotation=45, fontsize=7)
         axis.minorticks_off()
         axis.legend(fontsize=7)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from llm import registry, runtime
 from llm.nn.ffn import base as ffn
+from llm.nn.mixers import base as mixers
 from llm.nn.objective import Loss, Objective
 from llm.optim._groups import OptimizerParams, build_optimizers, split
 from llm.optim.base import Optimizer
@@ -228,6 +229,7 @@ def _step(run: _Run, state: _State, micro_batches: list[Any], lr_frac: float) ->
         optimizer.step()
     run.weights.publish()
     facts = ffn.after_step(run.model)
+    mixers.after_step(run.model)
     if facts and telemetry_due:
         run.tracker.log(number, facts)
     for parts in (*losses, {"count": count}):

@@ -13,7 +13,7 @@ import torch
 from llm import runtime
 from llm.nn.ffn import moe_deepseek, swiglu
 from llm.nn.init import gpt2
-from llm.nn.mixers import gqa
+from llm.nn.mixers import gqa, performer
 from llm.nn.model import Decoder, ModelConfig
 from llm.nn.norm import batchnorm, rmsnorm
 from llm.nn.objective import Loss, TokenBatch, next_token_loss
@@ -315,6 +315,23 @@ def ruled_model(seed=0):
 
 def everything(model):
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def test_random_features_are_drawn_anew_and_survive_a_resume():
+    config = dataclasses.replace(CONFIG, mixer=performer.Config(n_heads=2, n_features=8, redraw_every=2))
+    models = []
+    for seed in (0, 0, 5):
+        torch.manual_seed(seed)
+        models.append(Decoder(config, VOCAB))
+    whole, first, second = models
+    before = whole.blocks[0].mixer.directions.clone()
+    run(whole, Rows(3), loop_params(), fingerprint="drawn")
+    with pytest.raises(runtime.Interrupted):
+        run(first, Rows(3, on_step=stop_at(4)), loop_params(), fingerprint="drawn again")
+    run(second, Rows(3), loop_params(), fingerprint="drawn again")
+    assert not torch.equal(whole.blocks[0].mixer.directions, before)
+    resumed, expected = everything(second), everything(whole)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -123,7 +123,9 @@ def test_nested_kinds_keep_their_own_mapping():
     assert to_dict(from_dict(Chosen, data, "p")) == {"position": {"kind": "none"}}
     with pytest.raises(ParamsError, match="p.position.rop: unknown key; did you mean 'rope'"):
         from_dict(Chosen, {"position": {"kind": "none", "none": {}, "rop": {}}}, "p")
-    assert from_dict(Chosen, {"position": {"kind": "rope", "none": {}}}, "p").position.base == 10000.0  # defaults
+    assert (
+        from_dict(Chosen, {"position": {"kind": "rope", "none": {}}}, "p").position.base == 10000.0
+    )  # defaults
     assert from_dict(Chosen, {"position": {"kind": "rope", "base": 7.0}}, "p").position.base == 7.0  # inline
     with pytest.raises(ParamsError, match=r"p\.position\.bas: unknown key"):
         from_dict(Chosen, {"position": {"kind": "rope", "bas": 7.0}}, "p")

@@ -130,7 +130,9 @@ def stage_deps(stage: str, params: dict) -> tuple[set[str], set[str]]:
         chosen |= variants
     modules = (closure(*names, *variants) - variants) | (closure(*names) - chosen)
     files = {module_file(n).relative_to(ROOT).as_posix() for n in modules}
-    return templates, {next((folder for folder in FOLDERS if file.startswith(f"{folder}/")), file) for file in files}
+    return templates, {
+        next((folder for folder in FOLDERS if file.startswith(f"{folder}/")), file) for file in files
+    }
 
 
 if __name__ == "__main__":

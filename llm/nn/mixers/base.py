@@ -205,6 +205,16 @@ class Mixer(nn.Module, Generic[S]):
         """The next tokens of every row, right-padded to T -> y_BTD; rows may start non-empty."""
         raise ValueError(f"{type(self).__name__}: no prefill of ragged rows")
 
+    def after_step(self) -> None:
+        """Called once after every optimizer step, for what changes by rule (random features drawn anew)."""
+
+
+def after_step(model: nn.Module) -> None:
+    """`after_step` of every mixer of a model."""
+    for module in model.modules():
+        if isinstance(module, Mixer):
+            module.after_step()
+
 
 def segment_mask(segments_BT: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive mask [B, 1, T, T]: 0 where query i may see key j (j <= i, same segment), -inf elsewhere.

@@ -12,8 +12,8 @@ from llm.nn.kernels import attention, fused
 from llm.nn.kernels.attention import MatmulAttention, attend, attend_naive, full_mask
 from llm.nn.kernels.fused import LinearCrossEntropy, RMSNormFunction, SiluMulFunction
 from llm.nn.position._rotary import Rotate
-from llm.nn.position.rope import Config, RotaryPosition
 from llm.nn.position.base import Shape
+from llm.nn.position.rope import Config, RotaryPosition
 
 
 def randn(*shape):
