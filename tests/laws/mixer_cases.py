@@ -4,6 +4,20 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "delta": [
+        {"n_heads": 3, "chunk": 4},
+        {"n_heads": 2, "n_value_heads": 4, "d_key": 6, "d_value": 5, "conv": 1, "negative": True, "chunk": 64},
+    ],
+    "gated_delta": [
+        {"n_heads": 3, "chunk": 4},
+        {"n_heads": 2, "n_value_heads": 4, "d_key": 6, "d_value": 5, "conv": 2, "chunk": 5},
+        {"n_heads": 2, "negative": True, "chunk": 64},
+    ],
+    "kda": [
+        {"n_heads": 3, "chunk": 4},
+        {"n_heads": 2, "n_value_heads": 4, "d_key": 6, "d_value": 5, "rank": 3, "conv": 2, "chunk": 5},
+        {"n_heads": 2, "negative": True, "chunk": 64},
+    ],
     "mamba": [
         {"expand": 2, "d_state": 4},
         {"expand": 1, "d_state": 3, "dt_rank": 5, "conv": 2, "inner_norms": True},
@@ -83,8 +97,17 @@ TINY = {
     ],
 }
 
+
+def delta_numbers(mixer, S):
+    """Of DeltaNet and its kin."""
+    return mixer.n_heads * mixer.d_key * mixer.d_value + (mixer.conv.width - 1) * sum(mixer.parts)
+
+
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "delta": delta_numbers,
+    "gated_delta": delta_numbers,
+    "kda": delta_numbers,
     "mamba": lambda mixer, S: mixer.inner * (mixer.d_state + mixer.conv.width - 1),
     "mamba2": lambda mixer, S: (
         mixer.inner * mixer.config.d_state
