@@ -1,9 +1,9 @@
-"""_llama_like: what Llama and its relatives have in common: names, GQA, SwiGLU, RoPE.
+"""_llama_like: what Llama and its relatives have in common: names, GQA, SwiGLU, RoPE, layers in turn.
 
 Shapes      D hidden_size, N query heads, G key-value heads, H head_dim, F intermediate_size
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm.convert.base import Fuse, Rename, Rule, Stack, demand
@@ -11,12 +11,12 @@ from llm.nn.ffn._experts import expert_width
 from llm.nn.ffn.base import gated_width
 
 
-def rope_of(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `position` section for their `rope_parameters`."""
-    rope = config.get("rope_parameters") or {
-        "rope_type": "default",
-        "rope_theta": config.get("rope_theta", 1e4),
-    }
+def rope_of(where: str, config: Mapping[str, Any], *, theta: float = 1e4) -> dict[str, Any]:
+    """The `position` section for their `rope_parameters`; theta: what they mean where nothing is said."""
+    rope = config.get("rope_parameters")
+    if not rope:
+        demand(where, config, rope_scaling=None)  # how older files ask for a stretched rotation
+        rope = {"rope_type": "default", "rope_theta": config.get("rope_theta", theta)}
     if rope.get("rope_type", "default") != "default":
         raise ValueError(f"{where}: rope_type {rope['rope_type']!r}; only 'default' is converted")
     return {
@@ -26,24 +26,25 @@ def rope_of(where: str, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def rope_to(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Their `rope_parameters` for our `position` section."""
+def rope_to(model: Mapping[str, Any], *, layout: str = "half") -> dict[str, Any]:
+    """Their `rope_parameters` for our `position` section; layout: the pairs they rotate."""
     position = model["position"]
     if position["kind"] != "rope":
         raise ValueError(f"convert: position {position['kind']!r}; only 'rope' is converted")
+    demand("convert: position", position, layout=layout)
     found = {"rope_type": "default", "rope_theta": position["base"]}
     if position.get("fraction", 1) != 1:
         found["partial_rotary_factor"] = position["fraction"]
     return found
 
 
-def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys every model section has."""
+def sizes_of(config: Mapping[str, Any], *, tied: bool = False) -> dict[str, Any]:
+    """The keys every model section has; tied: what they mean where nothing is said of the head."""
     return {
         "d_model": config["hidden_size"],
         "n_layers": config["num_hidden_layers"],
         "max_len": config["max_position_embeddings"],
-        "tied_head": config.get("tie_word_embeddings", False),
+        "tied_head": config.get("tie_word_embeddings", tied),
         "init": {"kind": "gpt2", "std": config.get("initializer_range", 0.02)},
     }
 
@@ -114,32 +115,56 @@ def gated_rules(here: str, there: str, d_ff: int) -> list[Rule]:
     ]
 
 
-def outer_rules(model: Mapping[str, Any]) -> list[Rule]:
+def outer_rules(
+    model: Mapping[str, Any], *, embedding: str = "model.embed_tokens", norm: str = "model.norm"
+) -> list[Rule]:
     """Embedding, final norm, head (a tied head is stored once on both sides)."""
     rules: list[Rule] = [
-        Rename("embedding.weight", "model.embed_tokens.weight"),
-        Rename("final_norm.gain", "model.norm.weight"),
+        Rename("embedding.weight", f"{embedding}.weight"),
+        Rename("final_norm.gain", f"{norm}.weight"),
     ]
     return rules if model["tied_head"] else [*rules, Rename("head.weight", "lm_head.weight")]
 
 
-def norm_rules(here: str, there: str) -> list[Rule]:
+def norm_rules(here: str, there: str, *, ffn: str = "post_attention_layernorm") -> list[Rule]:
     """The two norms of a Pre-LN layer."""
     return [
         Rename(f"{here}.mixer_norm.gain", f"{there}.input_layernorm.weight"),
-        Rename(f"{here}.ffn_norm.gain", f"{there}.post_attention_layernorm.weight"),
+        Rename(f"{here}.ffn_norm.gain", f"{there}.{ffn}.weight"),
     ]
 
 
-def expert_rules(here: str, there: str, n_experts: int) -> list[Rule]:
-    """A router and its experts, stacked here."""
-    experts = [f"{there}.experts.{e}" for e in range(n_experts)]
-    gate_up = [[f"{e}.gate_proj.weight", f"{e}.up_proj.weight"] for e in experts]
+LLAMA_EXPERT, MIXTRAL_EXPERT = ("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2")
+
+
+def expert_rules(
+    here: str, there: str, n_experts: int, *, router: str = "gate", names: Sequence[str] = LLAMA_EXPERT
+) -> list[Rule]:
+    """A router and its experts, stacked here; names: of the gate, the way up and the way down."""
+    experts, (gate, up, down) = [f"{there}.experts.{e}" for e in range(n_experts)], names
     return [
-        Rename(f"{here}.w_router.weight", f"{there}.gate.weight"),
-        Stack(f"{here}.experts.w_gate_up", gate_up),
-        Stack(f"{here}.experts.w_down", [[f"{e}.down_proj.weight"] for e in experts]),
+        Rename(f"{here}.w_router.weight", f"{there}.{router}.weight"),
+        Stack(f"{here}.experts.w_gate_up", [[f"{e}.{gate}.weight", f"{e}.{up}.weight"] for e in experts]),
+        Stack(f"{here}.experts.w_down", [[f"{e}.{down}.weight"] for e in experts]),
     ]
+
+
+def pattern_of(where: str, config: Mapping[str, Any], first: str, second: str) -> list[str]:
+    """The shortest `pattern` of a hybrid mixer that, repeated, gives their `layer_types`."""
+    types, names = config["layer_types"], {first: "first", second: "second"}
+    if len(types) != config["num_hidden_layers"] or set(types) - names.keys():
+        found = f"{len(types)} layers of {', '.join(sorted(set(types)))}"
+        raise ValueError(
+            f"{where}: layer_types has {found}; expected {config['num_hidden_layers']} of {first}, {second}"
+        )
+    parts = [names[one] for one in types]
+    fits = (n for n in range(1, len(parts) + 1) if parts == turns(parts[:n], len(parts)))
+    return parts[: next(fits)]
+
+
+def turns(pattern: Sequence[str], n_layers: int) -> list[str]:
+    """The part of each layer: the pattern, repeated to the last."""
+    return [pattern[layer % len(pattern)] for layer in range(n_layers)]
 
 
 def expert_d_ff(d_model: int, ffn: Mapping[str, Any]) -> int:

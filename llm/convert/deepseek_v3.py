@@ -88,7 +88,7 @@ class DeepseekV3(Architecture):
             "norm_topk_prob": moe["renormalise"],
             "routed_scaling_factor": moe["scaling"],
             "rms_norm_eps": model["norm"]["eps"],
-            "rope_parameters": shared.rope_to(model),
+            "rope_parameters": shared.rope_to(model, layout="interleaved"),
             "hidden_act": "silu",
         }
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm.convert import _llama_like as shared
-from llm.convert.base import Architecture, Rename, Rule, Stack, demand
+from llm.convert.base import Architecture, Rule, demand
 
 
 class Mixtral(Architecture):
@@ -55,18 +55,12 @@ class Mixtral(Architecture):
         rules = shared.outer_rules(model)
         for layer in range(model["n_layers"]):
             here, there = f"blocks.{layer}", f"model.layers.{layer}"
-            experts = [f"{there}.block_sparse_moe.experts.{e}" for e in range(model["ffn"]["n_experts"])]
             rules += shared.norm_rules(here, there)
             rules += shared.attention_rules(
                 f"{here}.mixer", f"{there}.self_attn", model["mixer"], model["d_model"]
             )
-            rules += [
-                Rename(f"{here}.ffn.w_router.weight", f"{there}.block_sparse_moe.gate.weight"),
-                Stack(
-                    f"{here}.ffn.experts.w_gate_up", [[f"{e}.w1.weight", f"{e}.w3.weight"] for e in experts]
-                ),
-                Stack(f"{here}.ffn.experts.w_down", [[f"{e}.w2.weight"] for e in experts]),
-            ]
+            moe, n_experts = f"{there}.block_sparse_moe", model["ffn"]["n_experts"]
+            rules += shared.expert_rules(f"{here}.ffn", moe, n_experts, names=shared.MIXTRAL_EXPERT)
         return rules
 
 

@@ -82,6 +82,7 @@ def edited(llama: Path, target: Path, **changes: Any) -> Path:
         ({"attention_bias": True}, "attention_bias is True; only False has a form"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type 'yarn'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "rope_scaling is {'type': 'linear'}"),
         ({"vocab_size": 999}, "the model has 999; not its tokenizer"),
         ({"intermediate_size": 48}, "expected 48 rows"),
         ({"num_hidden_layers": 2}, "unknown model.layers.2"),

@@ -1,5 +1,6 @@
-"""Llama and Qwen3, there and back."""
+"""Llama, Qwen3 and Mistral, there and back."""
 
+import json
 from typing import Any
 
 import pytest
@@ -18,3 +19,13 @@ def test_there_and_back(name: str, tied: bool, round_trip: Any) -> None:
 
     config = getattr(transformers, f"{name}Config")(**SIZES, tie_word_embeddings=tied)
     round_trip(getattr(transformers, f"{name}ForCausalLM")(config))
+
+
+@pytest.mark.parametrize("window", [5, None])
+def test_mistral_there_and_back(window: int | None, round_trip: Any) -> None:
+    import transformers
+
+    config = transformers.MistralConfig(**SIZES, sliding_window=window)
+    round_trip(transformers.MistralForCausalLM(config))
+    kind = json.loads((round_trip.folder / "ours" / "config.json").read_text())["model"]["mixer"]["kind"]
+    assert kind == ("gqa" if window is None else "sliding_window")
