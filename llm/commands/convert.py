@@ -64,7 +64,7 @@ def export(source: Path, target: Path, to: str) -> str:
     found.check(section)
     config = found.theirs(section, vocab_size)
     config |= {"model_type": found.model_type, "architectures": [found.causal_lm]}
-    weights = apply(found.rules(section), io.state_dict(model), to="theirs")
+    config, weights = found.sent(config, apply(found.rules(section), io.state_dict(model), to="theirs"))
     with output_dir(target) as folder:
         write_json(folder / "config.json", config)
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -86,7 +86,8 @@ def adopt(source: Path, target: Path, config: dict[str, Any], tokenizer: Path | 
         )
     found = architecture(config["model_type"], f"{source}/config.json")
     model_config = from_dict(ModelConfig, found.ours(config), f"{source}/config.json")
-    weights = apply(found.rules(to_dict(model_config)), read_weights(source), to="ours")
+    given = found.received(config, read_weights(source))
+    weights = apply(found.rules(to_dict(model_config)), given, to="ours")
     model = Decoder(model_config, config["vocab_size"])
     _load(model, weights, source)
     with output_dir(target) as folder:

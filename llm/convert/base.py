@@ -8,6 +8,7 @@ cannot drift apart, and every tensor of both sides must be named by exactly one 
     class Fuse       one tensor here, several there, stacked by rows
     class Stack      one tensor here, as many there as experts, or a few for each of them
     class Fixed      a tensor here whose value is implied there (the gain before an FFN that does not exist)
+    class Implied    a tensor there whose value is implied here (a table that follows from the config)
 """
 
 from abc import ABC, abstractmethod
@@ -135,6 +136,33 @@ class Fixed(Rule):
         return {}
 
 
+@dataclass(frozen=True)
+class Implied(Rule):
+    """A tensor there that follows from the config, and that this side computes when it needs it."""
+
+    there: str
+    value: Callable[[], Tensor]
+
+    def ours(self) -> list[str]:
+        return []
+
+    def theirs(self) -> list[str]:
+        return [self.there]
+
+    def to_ours(self, weights: Weights) -> dict[str, Tensor]:
+        found, value = weights[self.there].float(), self.value()
+        if found.shape != value.shape or not torch.allclose(
+            found, value, rtol=5e-3, atol=1e-6
+        ):  # may be bf16
+            raise ValueError(
+                f"convert: {self.there} is not what its config.json makes it; this side has no place for it"
+            )
+        return {}
+
+    def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
+        return {self.there: self.value()}
+
+
 class Architecture(ABC):
     """One `model_type` of `transformers`; a module of this folder ends with `build = …`."""
 
@@ -160,6 +188,16 @@ class Architecture(ABC):
     @abstractmethod
     def rules(self, model: Mapping[str, Any]) -> list[Rule]:
         """All pairs of tensors."""
+
+    def received(self, config: Mapping[str, Any], weights: Weights) -> Weights:
+        """Their tensors as the rules name them, where this depends on their config."""
+        return weights
+
+    def sent(
+        self, config: dict[str, Any], weights: dict[str, Tensor]
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Config and tensors to write, where the first depends on the values of the second."""
+        return config, weights
 
 
 def apply(rules: Iterable[Rule], weights: Weights, *, to: str) -> dict[str, Tensor]:

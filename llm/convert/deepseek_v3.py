@@ -17,11 +17,34 @@ class DeepseekV3(Architecture):
     """mla, alternate (swiglu, then moe_deepseek), rmsnorm, rope with neighbouring pairs, pre_norm."""
 
     model_type, causal_lm = "deepseek_v3", "DeepseekV3ForCausalLM"
+    latent = "latent"  # name of the matrices of latent attention within the mixer
 
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
         where = f"{self.model_type} config.json"
         demand(where, config, hidden_act="silu", attention_bias=False, rope_interleave=True)
         demand(where, config, rms_norm_eps=LATENT_EPS)
+        return {
+            **shared.sizes_of(config),
+            "mixer": self.mixer(config),
+            "ffn": self.ffn(config),
+            "norm": {"kind": "rmsnorm", "eps": config["rms_norm_eps"]},
+            "position": {**shared.rope_of(where, config), "layout": "interleaved"},
+        }
+
+    def mixer(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The `mixer` section."""
+        return {
+            "kind": "mla",
+            "n_heads": config["num_attention_heads"],
+            "d_nope": config["qk_nope_head_dim"],
+            "d_rope": config["qk_rope_head_dim"],
+            "d_value": config["v_head_dim"],
+            "q_rank": config["q_lora_rank"],
+            "kv_rank": config["kv_lora_rank"],
+        }
+
+    def ffn(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The `ffn` section."""
         moe = {
             "kind": "moe_deepseek",
             "n_experts": config["n_routed_experts"],
@@ -36,38 +59,33 @@ class DeepseekV3(Architecture):
         dense = {"kind": "swiglu", "d_ff": config["intermediate_size"]}
         leading = config["first_k_dense_replace"]
         return {
-            **shared.sizes_of(config),
-            "mixer": {
-                "kind": "mla",
-                "n_heads": config["num_attention_heads"],
-                "d_nope": config["qk_nope_head_dim"],
-                "d_rope": config["qk_rope_head_dim"],
-                "d_value": config["v_head_dim"],
-                "q_rank": config["q_lora_rank"],
-                "kv_rank": config["kv_lora_rank"],
-            },
-            "ffn": {
-                "kind": "alternate",
-                "first": dense,
-                "second": moe,
-                "pattern": ["second"],
-                "leading_first": leading,
-            },
-            "norm": {"kind": "rmsnorm", "eps": config["rms_norm_eps"]},
-            "position": {**shared.rope_of(where, config), "layout": "interleaved"},
+            "kind": "alternate",
+            "first": dense,
+            "second": moe,
+            "pattern": ["second"],
+            "leading_first": leading,
         }
 
     def theirs(self, model: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-        mixer, ffn = model["mixer"], model["ffn"]
         demand("convert: norm", model["norm"], eps=LATENT_EPS)
-        demand("convert: mixer", mixer, kind="mla", mscale=1.0, rotate=True)
-        demand("convert: ffn", ffn, kind="alternate", pattern=["second"])
-        demand("convert: position", model["position"], kind="rope", layout="interleaved")
-        dense, moe = ffn["first"], ffn["second"]
-        demand("convert: ffn.first", dense, kind="swiglu")
-        demand("convert: ffn.second", moe, kind="moe_deepseek", scores="sigmoid")
         return {
             **shared.sizes_to(model, vocab_size),
+            **self.mixer_to(model["mixer"]),
+            **self.ffn_to(model),
+            "rms_norm_eps": model["norm"]["eps"],
+            "rope_parameters": shared.rope_to(model, layout="interleaved"),
+            "hidden_act": "silu",
+        }
+
+    def mixer_to(self, mixer: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `mixer`."""
+        demand("convert: mixer", mixer, kind="mla")
+        return {**self.latent_to(mixer), "rope_interleave": True}
+
+    def latent_to(self, mixer: Mapping[str, Any]) -> dict[str, Any]:
+        """Their keys for the fields of latent attention."""
+        demand("convert: mixer", mixer, mscale=1.0, rotate=True)
+        return {
             "num_attention_heads": mixer["n_heads"],
             "num_key_value_heads": mixer["n_heads"],
             "qk_nope_head_dim": mixer["d_nope"],
@@ -76,7 +94,16 @@ class DeepseekV3(Architecture):
             "q_lora_rank": mixer["q_rank"],
             "kv_lora_rank": mixer["kv_rank"],
             "attention_bias": False,
-            "rope_interleave": True,
+        }
+
+    def ffn_to(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `ffn`."""
+        ffn = model["ffn"]
+        demand("convert: ffn", ffn, kind="alternate", pattern=["second"])
+        dense, moe = ffn["first"], ffn["second"]
+        demand("convert: ffn.first", dense, kind="swiglu")
+        demand("convert: ffn.second", moe, kind="moe_deepseek", scores="sigmoid")
+        return {
             "intermediate_size": shared.d_ff({**model, "ffn": dense}),
             "first_k_dense_replace": ffn["leading_first"],
             "n_routed_experts": moe["n_experts"],
@@ -87,9 +114,6 @@ class DeepseekV3(Architecture):
             "topk_group": moe["n_active_groups"],
             "norm_topk_prob": moe["renormalise"],
             "routed_scaling_factor": moe["scaling"],
-            "rms_norm_eps": model["norm"]["eps"],
-            "rope_parameters": shared.rope_to(model, layout="interleaved"),
-            "hidden_act": "silu",
         }
 
     def rules(self, model: Mapping[str, Any]) -> list[Rule]:
@@ -116,14 +140,14 @@ class DeepseekV3(Architecture):
         latent = (f"{there}.kv_a_proj_with_mqa.weight", mixer["kv_rank"] + mixer["d_rope"])
         first = ("q_a_proj", mixer["q_rank"]) if mixer["q_rank"] else ("q_proj", rows_q)
         rules: list[Rule] = [
-            Fuse(f"{here}.latent.w_in.weight", [(f"{there}.{first[0]}.weight", first[1]), latent]),
-            Rename(f"{here}.latent.kv_norm.gain", f"{there}.kv_a_layernorm.weight"),
-            Rename(f"{here}.latent.w_kv.weight", f"{there}.kv_b_proj.weight"),
+            Fuse(f"{here}.{self.latent}.w_in.weight", [(f"{there}.{first[0]}.weight", first[1]), latent]),
+            Rename(f"{here}.{self.latent}.kv_norm.gain", f"{there}.kv_a_layernorm.weight"),
+            Rename(f"{here}.{self.latent}.w_kv.weight", f"{there}.kv_b_proj.weight"),
             Rename(f"{here}.w_o.weight", f"{there}.o_proj.weight"),
         ]
         if mixer["q_rank"]:
-            rules.append(Rename(f"{here}.latent.q_norm.gain", f"{there}.q_a_layernorm.weight"))
-            rules.append(Rename(f"{here}.latent.w_q.weight", f"{there}.q_b_proj.weight"))
+            rules.append(Rename(f"{here}.{self.latent}.q_norm.gain", f"{there}.q_a_layernorm.weight"))
+            rules.append(Rename(f"{here}.{self.latent}.w_q.weight", f"{there}.q_b_proj.weight"))
         return rules
 
 

@@ -9,7 +9,7 @@ Shapes      B batch, T tokens, D d_model, N heads, H d_head, C chunk
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -27,11 +27,13 @@ Read = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, T
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """chunk: tokens that are read as one matrix; changes the speed, not the result."""
+    """chunk: tokens that are read as one matrix; changes the speed, not the result. norm_eps: of the norm of the
+    output; null: that of `model.norm` (MiniMax-01 has 1e-6 here and 1e-5 elsewhere)."""
 
     n_heads: int = 4
     d_head: int | None = None  # default d_model / n_heads
     chunk: int = CHUNK
+    norm_eps: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_heads", "chunk"):
@@ -64,7 +66,8 @@ class LightningAttention(Mixer[RecurrentState]):
         self.w_qkv.weight.parts = (self.d_head,) * 3 * self.n_heads  # type: ignore[attr-defined]  # for Muon
         self.w_gate = nn.Linear(site.d_model, width, bias=False)
         self.w_o = nn.Linear(width, site.d_model, bias=False)
-        self.o_norm = registry.build(site.norm, width)
+        norm = site.norm if config.norm_eps is None else replace(site.norm, eps=config.norm_eps)
+        self.o_norm = registry.build(norm, width)
 
     def mix(self, x_BTD: Tensor, read: Read, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """y_BTD and the new state; `read` computes (3) over a row or for one token."""

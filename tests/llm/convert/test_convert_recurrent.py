@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.llm.convert.test_convert_rules import edited, run
 
@@ -45,6 +46,17 @@ def tiny(case: str) -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_there_and_back(case: str, round_trip: Any) -> None:
     round_trip(tiny(case))
+
+
+def test_the_norms_of_b_and_c_keep_their_names(tokenizer_folder: Any, tmp_path: Any) -> None:
+    """Exchanged gains would give the same logits: what is multiplied by B is multiplied by C in the end."""
+    model = tiny("jamba")
+    mamba = model.model.layers[0].mamba
+    torch.nn.init.normal_(mamba.b_layernorm.weight)
+    model.save_pretrained(tmp_path / "theirs")
+    run(tmp_path / "theirs", tmp_path / "ours", "--tokenizer", tokenizer_folder)
+    found = load_file(tmp_path / "ours" / "model.safetensors")
+    assert torch.equal(found["blocks.0.mixer.norms.1.gain"], mamba.b_layernorm.weight)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from llm.cli import app
-from llm.convert.base import Fixed, Fuse, Rename, Rule, Stack, apply
+from llm.convert.base import Fixed, Fuse, Implied, Rename, Rule, Stack, apply
 from tests.llm.convert.test_llama_like import SIZES
 
 RULES: list[Rule] = [
@@ -19,13 +19,14 @@ RULES: list[Rule] = [
     Fuse("b", [("y", 2), ("z", 1)]),
     Stack("c", [["e0", "f0"], ["e1", "f1"]]),
     Fixed("d", torch.ones(3)),
+    Implied("w", lambda: torch.arange(3.0)),
 ]
 
 
 def test_both_directions_are_inverses() -> None:
     ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4, 3), "d": torch.ones(3)}
     theirs = apply(RULES, ours, to="theirs")
-    assert sorted(theirs) == ["e0", "e1", "f0", "f1", "x", "y", "z"]
+    assert sorted(theirs) == ["e0", "e1", "f0", "f1", "w", "x", "y", "z"]
     assert theirs["y"].shape == (2, 2)
     again = apply(RULES, theirs, to="ours")
     assert again.keys() == ours.keys()
@@ -38,6 +39,7 @@ def test_both_directions_are_inverses() -> None:
         (lambda w: w.pop("y"), "missing y"),
         (lambda w: w.update(extra=torch.zeros(1)), "unknown extra"),
         (lambda w: w.update(y=torch.zeros(5, 2)), r"y is \[5, 2\], expected 2 rows"),
+        (lambda w: w.update(w=torch.ones(3)), "w is not what its config.json makes it"),
     ],
 )
 def test_tensors_that_do_not_match_are_an_error(change: Any, message: str) -> None:
