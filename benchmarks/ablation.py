@@ -174,21 +174,15 @@ def speed(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
     batch = TokenBatch(rows[:, :-1], rows[:, 1:], torch.ones(8, 256, dtype=torch.bool))
     models = {name: build(changes, args.vocab_size, "cpu").bfloat16() for name, changes in runs.items()}
     base = next(iter(models))
-    print("| | tokens/s beside the base model | state bytes, row of 512 | of 8192 |\n|---|--:|--:|--:|")
+    print("| | tokens/s beside the base model | state bytes, row of 64 | of 512 |\n|---|--:|--:|--:|")
     for name, model in models.items():
         best = {key: float("inf") for key in (base, name)}
         for _ in range(5):
             for key in best:
                 best[key] = min(best[key], once(models[key], batch))
-        sizes = (sum(state.nbytes for state in states(model, room)) for room in (512, 8192))
+        sizes = (sum(state.nbytes for state in model.init_state(1, room)) for room in (64, 512))
         shown = " | ".join(f"{size:,}" for size in sizes)
         print(f"| {name} | {best[base] / best[name]:.2f} | {shown} |", flush=True)
-
-
-def states(model: Decoder, room: int) -> list[Any]:
-    """Decoding states of one row with room for so many tokens, as the layers make them."""
-    cpu = torch.device("cpu")
-    return [block.mixer.init_state(1, room, device=cpu, dtype=torch.bfloat16) for block in model.layers]
 
 
 def once(model: Decoder, batch: TokenBatch) -> float:

@@ -9,7 +9,7 @@ The log-decay a_t is absent (DeltaNet), one number a head (Gated DeltaNet) or on
 Equations   (1)-(8) in docs/nn/kernels/delta_rule.md; comments below carry the same numbers.
 Source      Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule, arXiv 2406.06484; Gated
             Delta Networks, arXiv 2412.06464; Kimi Linear, arXiv 2510.26692 (decay a channel)
-Cost        O(T (C (K + V) + K V)) time per head, with decay a channel O(T 16 K) more; state K V numbers per head
+Cost        O(T (C (K + V) + K V)) time per head, with decay a channel O(T 8 K) more; state K V numbers per head
 Shapes      B batch, N heads, T tokens, K, V widths of key and value, c chunks of C tokens
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from llm.nn.kernels.linear_attention import cut, cut_segments, same_segment
 
 CHUNK = 64
-BLOCK = 16  # tokens whose decays by channel are compared pair by pair
+BLOCK = 8  # tokens whose decays by channel are compared pair by pair
 
 
 def step(
@@ -71,10 +71,11 @@ def chunked(
     same = None if segments is None else segments == segments.mT
 
     sums = decay.cumsum(-2)  # (4) from the start of the chunk to the token, that token included
-    overlaps = beta * pairs(k, k, sums, same, diagonal=-1)  # (5)
+    weighted = pairs(torch.stack([k, q]), k, sums)
+    overlaps, inside = (among(x, same, diagonal) for x, diagonal in zip(weighted, (-1, 0), strict=True))
+    overlaps = beta * overlaps  # (5)
     right = torch.cat([beta * v, beta * k * factor(sums, segments, "read")], dim=-1)
     fresh, stale = solve(overlaps, right).split([V, k.shape[-1]], dim=-1)  # (6)
-    inside = pairs(q, k, sums, same, diagonal=0)
     reads = q * factor(sums, segments, "read")
     writes = k * factor(sums[..., -1:, :] - sums, segments, "write")
     keeps = factor(sums[..., -1:, :], segments, "keep").mT  # [.., c, K or 1, 1]
@@ -104,38 +105,37 @@ def factor(sums: Tensor, segments: Tensor | None, what: str) -> Tensor:
     return sums.exp() * mask
 
 
-def pairs(left: Tensor, right: Tensor, sums: Tensor, same: Tensor | None, diagonal: int) -> Tensor:
-    """sum_c left_i[c] right_j[c] e^(sums_i[c] - sums_j[c]) for j <= i + diagonal of one document, else 0.
+def among(weighted: Tensor, same: Tensor | None, diagonal: int) -> Tensor:
+    """0 but for tokens j <= i + diagonal of one document, [.., C, C]."""
+    C = weighted.shape[-1]
+    allowed = torch.ones(C, C, dtype=torch.bool, device=weighted.device).tril(diagonal)
+    return weighted.masked_fill(~(allowed if same is None else allowed & same), 0)
 
-    [.., c, C, K] each -> [.., c, C, C]. The exponent is never split into e^(sums_i) e^(-sums_j): the second
-    leaves the range of floats.
+
+def pairs(lefts: Tensor, right: Tensor, sums: Tensor) -> Tensor:
+    """sum_c left_i[c] right_j[c] e^(sums_i[c] - sums_j[c]) of all j <= i, anything finite elsewhere.
+
+    [L, .., C, K], [.., C, K] -> [L, .., C, C]. The exponent is never split into e^(sums_i) e^(-sums_j) over a
+    whole chunk: the second leaves the range of floats. With a decay for every channel, tokens are cut into blocks.
+    Between two blocks the exponent splits at the border before the later one, e^(sums_i - border)
+    e^(border - sums_j), both at most 1; inside a block every pair is compared.
     """
-    C = left.shape[-2]
-    allowed = torch.ones(C, C, dtype=torch.bool, device=left.device).tril(diagonal)
-    if same is not None:
-        allowed = allowed & same
     if sums.shape[-1] == 1:
-        weights = (sums - sums.mT).masked_fill(~allowed, float("-inf")).exp()
-        return (left @ right.mT) * weights
-    return by_channel(left, right, sums).masked_fill(~allowed, 0)
-
-
-def by_channel(left: Tensor, right: Tensor, sums: Tensor) -> Tensor:
-    """`pairs` without its mask, a decay for every channel: right only where j <= i.
-
-    Tokens are cut into blocks of 16. Between two blocks the exponent splits at the start s of the later one,
-    e^(sums_i - sums_s) e^(sums_s - sums_j), both at most 1; inside a block every pair is compared.
-    """
-    C = left.shape[-2]
-    rows = []
-    for start in range(0, C, BLOCK):
-        here = slice(start, min(start + BLOCK, C))
-        q, k, a = left[..., here, :], right[..., here, :], sums[..., here, :]
-        gaps = (a[..., :, None, :] - a[..., None, :, :]).clamp_max(0).exp()
-        parts = [torch.einsum("...ik,...jk,...ijk->...ij", q, k, gaps)]
-        if start:
-            border = sums[..., start - 1 : start, :]
-            earlier = right[..., :start, :] * (border - sums[..., :start, :]).exp()
-            parts.insert(0, (q * (a - border).exp()) @ earlier.mT)
-        rows.append(F.pad(torch.cat(parts, -1), (0, C - here.stop)))
-    return torch.cat(rows, -2)
+        return (lefts @ right.mT) * (sums - sums.mT).clamp_max(0).exp()
+    C = right.shape[-2]
+    lefts, right, sums = (
+        F.pad(x, (0, 0, 0, -C % BLOCK)).unflatten(-2, (-1, BLOCK)) for x in (lefts, right, sums)
+    )
+    gaps = (sums[..., :, None, :] - sums[..., None, :, :]).clamp_max(0).exp()
+    near = (right[..., None, :, :] * gaps) @ lefts.movedim(0, -2).mT  # [.., blocks, i, j, L]
+    near = near.movedim(-1, 0)
+    rows = [F.pad(near[..., 0, :, :], (0, right.shape[-3] * BLOCK - BLOCK))]
+    for block in range(1, right.shape[-3]):
+        border, end = sums[..., block - 1, -1:, :], right.shape[-3] - block - 1
+        earlier = (
+            right[..., :block, :, :].flatten(-3, -2)
+            * (border - sums[..., :block, :, :].flatten(-3, -2)).exp()
+        )
+        later = lefts[..., block, :, :] * (sums[..., block, :, :] - border).clamp_max(0).exp()
+        rows.append(F.pad(torch.cat([later @ earlier.mT, near[..., block, :, :]], -1), (0, end * BLOCK)))
+    return torch.cat(rows, -2)[..., :C, :C]

@@ -2,7 +2,7 @@
 
 Equations   (1)-(3) in docs/nn/mixers/kda.md; comments below carry the same numbers.
 Source      Kimi Team 2025, Kimi Linear, arXiv 2510.26692, section 3
-Cost        train O(T (C (K + V) + K V + 16 K) N); decode O(K V N); state K V N + (W - 1) (2 G K + N V) numbers
+Cost        train O(T (C (K + V) + K V + 8 K) N); decode O(K V N); state K V N + (W - 1) (2 G K + N V) numbers
 Differs     from the paper: nothing
 Shapes      B batch, T tokens, D d_model, N value heads, K d_key, V d_value, R rank of decay and gate
 """

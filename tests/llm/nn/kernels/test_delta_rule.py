@@ -97,7 +97,7 @@ def test_no_tensor_grows_with_the_square_of_the_row():
     leaves = [x.detach() for x in make(T, 0)[0]]
     with Largest() as watch:
         chunked(*leaves, None, chunk=chunk)
-    assert watch.numbers <= B * N * T * chunk
+    assert watch.numbers <= 2 * B * N * T * chunk  # overlaps with keys and with queries
 
 
 @pytest.mark.parametrize("form", ["naive_recurrent_kda", "naive_chunk_kda"])
