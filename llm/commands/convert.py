@@ -85,7 +85,13 @@ def adopt(source: Path, target: Path, config: dict[str, Any], tokenizer: Path | 
             f"{tokenizer}: {size} tokens, the model has {config['vocab_size']}; not its tokenizer"
         )
     found = architecture(config["model_type"], f"{source}/config.json")
-    model_config = from_dict(ModelConfig, found.ours(config), f"{source}/config.json")
+    try:
+        section = found.ours(config)
+    except KeyError as error:
+        raise ValueError(
+            f"{source}/config.json: no {error}; {found.model_type} needs it, take the file of the model"
+        ) from None
+    model_config = from_dict(ModelConfig, section, f"{source}/config.json")
     given = found.received(config, read_weights(source))
     weights = apply(found.rules(to_dict(model_config)), given, to="ours")
     model = Decoder(model_config, config["vocab_size"])

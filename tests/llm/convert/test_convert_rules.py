@@ -85,6 +85,7 @@ def edited(llama: Path, target: Path, **changes: Any) -> Path:
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type 'yarn'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear"}}, "rope_scaling is {'type': 'linear'}"),
+        ({"rms_norm_eps": None}, "config.json: no 'rms_norm_eps'; llama needs it"),
         ({"vocab_size": 999}, "the model has 999; not its tokenizer"),
         ({"intermediate_size": 48}, "expected 48 rows"),
         ({"num_hidden_layers": 2}, "unknown model.layers.2"),
@@ -125,6 +126,19 @@ def test_weights_in_several_files_and_in_bf16(llama: Path, tokenizer_folder: Pat
     assert result.exit_code == 0, result.output
     found = load_file(tmp_path / "ours" / "model.safetensors")
     torch.testing.assert_close(found["embedding.weight"], weights["model.embed_tokens.weight"].float())
+
+
+def test_another_layout_of_pairs_is_not_written_as_llama(
+    llama: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    run(llama, tmp_path / "ours", "--tokenizer", tokenizer_folder)
+    file = tmp_path / "ours" / "config.json"
+    config = json.loads(file.read_text())
+    config["model"]["position"]["layout"] = "interleaved"
+    file.write_text(json.dumps(config))
+    result = run(tmp_path / "ours", tmp_path / "again", "--to", "llama")
+    assert result.exit_code == 2
+    assert "layout is 'interleaved'; only 'half' has a form" in result.output
 
 
 def test_the_architecture_that_fits_is_found(llama: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
