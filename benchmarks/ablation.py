@@ -6,7 +6,7 @@
 
 The model has d_model 128 and 4 layers and reads 400 000 tokens of the default corpus, about a minute on one core. Where
 a member needs more or fewer parameters than the base model, the width of the feed-forward layers makes up for it
-(`width`). Experiments are named <family>-<member>-<seed>. Run it in a clone: it fills the queue of experiments.
+(`width`). Experiments are named <family>-<member>-<number>. Run it in a clone: it fills the queue of experiments.
 """
 
 import argparse
@@ -113,25 +113,16 @@ def width(family: str, changes: Changes, vocab_size: int) -> Changes:
 
 
 def queue(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
-    for seed in args.seeds:
-        for name, changes in runs.items():
-            sets = [f"-S{new(path)}{path}={value}" for path, value in (changes | {"seed": seed}).items()]
-            command = [
-                "dvc",
-                "exp",
-                "run",
-                "-q",
-                "--queue",
-                "-n",
-                label(args.family, name, seed),
-                *sets,
-                "pretrain",
-            ]
-            subprocess.run(command, check=True)
+    """One command a member: DVC makes an experiment of every seed and numbers them."""
+    seeds = ",".join(str(seed) for seed in args.seeds)
+    for name, changes in runs.items():
+        sets = [f"-S{new(path)}{path}={value}" for path, value in (changes | {"seed": seeds}).items()]
+        command = ["dvc", "exp", "run", "-q", "--queue", "-n", label(args.family, name), *sets, "pretrain"]
+        subprocess.run(command, check=True)
 
 
-def label(family: str, name: str, seed: int) -> str:
-    return f"{family}-{name}-{seed}".replace("_", "").replace(" ", "")
+def label(family: str, name: str) -> str:
+    return f"{family}-{name}".replace("_", "").replace(" ", "")
 
 
 def new(path: str) -> str:
@@ -145,12 +136,14 @@ def new(path: str) -> str:
 
 
 def table(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
-    shown = subprocess.run(["dvc", "exp", "show", "--csv"], check=True, capture_output=True, text=True).stdout
-    found = {row["Experiment"]: row for row in csv.DictReader(io.StringIO(shown)) if row.get("Experiment")}
+    """Means over seeds, from the experiments of all commits."""
+    shown = subprocess.run(["dvc", "exp", "show", "-A", "--csv"], check=True, capture_output=True, text=True).stdout
+    rows = [row for row in csv.DictReader(io.StringIO(shown)) if row.get("Experiment")]
     lines = []
     for name, changes in runs.items():
-        rows = [found.get(label(args.family, name, seed), {}) for seed in args.seeds]
-        scores = [float(row[bits(row)]) for row in rows if row and row[bits(row)]]
+        own = [row for row in rows if row["Experiment"].rpartition("-")[0] == label(args.family, name)]
+        by_seed = {int(row["seed"]): float(row[bits(row)]) for row in own if row[bits(row)]}
+        scores = [by_seed[seed] for seed in args.seeds if seed in by_seed]
         if not scores:
             continue
         mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
