@@ -3,7 +3,7 @@
     python -m benchmarks.mixers [--kinds gqa mamba2 …] [--lengths 256 512 1024 2048 4096 8192]
 
 One layer of d_model 256 with its default Config, one row, float32, one thread. Of every length the fastest of a few
-rounds, kinds in turn:
+rounds by processor time, kinds in turn:
 
 train   forward and backward of the whole row
 decode  one token after the row, the mean over 8 tokens; the state is filled by a prefill
@@ -81,13 +81,13 @@ class Layer:
 
 
 def fastest(work: Callable[[], None], rounds: int) -> float:
-    """Seconds of the fastest of `rounds` runs, after one that warms up."""
+    """Processor seconds of the fastest of `rounds` runs, after one that warms up; other programs do not count."""
     work()
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
