@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup repro test test-triton check docs clean
+.PHONY: setup repro test test-all test-triton check docs clean
 
 $(VENV)/.ready: constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else "setup: Python 3.11-3.13 is needed, found " + sys.version.split()[0] + "; name one with: make setup PYTHON=...")'
@@ -22,6 +22,9 @@ repro: setup  ## the whole pipeline; only what changed runs again
 
 test: setup  ## all tests, with a whole tiny run of the pipeline
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2
+
+test-all: test test-triton  ## and every kind of the model through the whole tiny pipeline, most of an hour
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 tests/pipeline/check_every_kind.py
 
 test-triton:  ## the Triton kernels in its interpreter, in an environment of their own
 	$(PYTHON) -m venv .venv-triton
