@@ -137,7 +137,9 @@ def new(path: str) -> str:
 
 def table(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
     """Means over seeds, from the experiments of all commits."""
-    shown = subprocess.run(["dvc", "exp", "show", "-A", "--csv"], check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        ["dvc", "exp", "show", "-A", "--csv"], check=True, capture_output=True, text=True
+    ).stdout
     rows = [row for row in csv.DictReader(io.StringIO(shown)) if row.get("Experiment")]
     lines = []
     for name, changes in runs.items():

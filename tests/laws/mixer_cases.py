@@ -6,7 +6,15 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 TINY = {
     "delta": [
         {"n_heads": 3, "chunk": 4},
-        {"n_heads": 2, "n_value_heads": 4, "d_key": 6, "d_value": 5, "conv": 1, "negative": True, "chunk": 64},
+        {
+            "n_heads": 2,
+            "n_value_heads": 4,
+            "d_key": 6,
+            "d_value": 5,
+            "conv": 1,
+            "negative": True,
+            "chunk": 64,
+        },
     ],
     "gated_delta": [
         {"n_heads": 3, "chunk": 4},
