@@ -11,8 +11,10 @@ from llm.nn.ffn._experts import expert_width
 from llm.nn.ffn.base import gated_width
 
 
-def rope_of(where: str, config: Mapping[str, Any], *, theta: float = 1e4) -> dict[str, Any]:
-    """The `position` section for their `rope_parameters`; theta: what they mean where nothing is said."""
+def rope_of(
+    where: str, config: Mapping[str, Any], *, theta: float = 1e4, fraction: float = 1.0
+) -> dict[str, Any]:
+    """The `position` section for their `rope_parameters`; theta, fraction: what they mean where nothing is said."""
     rope = config.get("rope_parameters")
     if not rope:
         demand(where, config, rope_scaling=None)  # how older files ask for a stretched rotation
@@ -22,7 +24,7 @@ def rope_of(where: str, config: Mapping[str, Any], *, theta: float = 1e4) -> dic
     return {
         "kind": "rope",
         "base": float(rope["rope_theta"]),
-        "fraction": float(rope.get("partial_rotary_factor", 1)),
+        "fraction": float(rope.get("partial_rotary_factor", config.get("partial_rotary_factor", fraction))),
     }
 
 
@@ -78,6 +80,7 @@ def attention_to(mixer: Mapping[str, Any], d_model: int) -> dict[str, Any]:
     """Their keys for the fields of a `gqa` mixer."""
     if not mixer.get("rotate", True):
         raise ValueError("convert: mixer.rotate is false; every layer of the other format rotates")
+    demand("convert: mixer", mixer, gate=False)
     return {
         "num_attention_heads": mixer["n_heads"],
         "num_key_value_heads": mixer["n_kv_heads"],
@@ -116,21 +119,27 @@ def gated_rules(here: str, there: str, d_ff: int) -> list[Rule]:
 
 
 def outer_rules(
-    model: Mapping[str, Any], *, embedding: str = "model.embed_tokens", norm: str = "model.norm"
+    model: Mapping[str, Any],
+    *,
+    embedding: str = "model.embed_tokens",
+    norm: str = "model.norm",
+    gain: str = "gain",
 ) -> list[Rule]:
-    """Embedding, final norm, head (a tied head is stored once on both sides)."""
+    """Embedding, final norm, head (a tied head is stored once on both sides). gain: its name in our norm."""
     rules: list[Rule] = [
         Rename("embedding.weight", f"{embedding}.weight"),
-        Rename("final_norm.gain", f"{norm}.weight"),
+        Rename(f"final_norm.{gain}", f"{norm}.weight"),
     ]
     return rules if model["tied_head"] else [*rules, Rename("head.weight", "lm_head.weight")]
 
 
-def norm_rules(here: str, there: str, *, ffn: str = "post_attention_layernorm") -> list[Rule]:
+def norm_rules(
+    here: str, there: str, *, ffn: str = "post_attention_layernorm", gain: str = "gain"
+) -> list[Rule]:
     """The two norms of a Pre-LN layer."""
     return [
-        Rename(f"{here}.mixer_norm.gain", f"{there}.input_layernorm.weight"),
-        Rename(f"{here}.ffn_norm.gain", f"{there}.{ffn}.weight"),
+        Rename(f"{here}.mixer_norm.{gain}", f"{there}.input_layernorm.weight"),
+        Rename(f"{here}.ffn_norm.{gain}", f"{there}.{ffn}.weight"),
     ]
 
 

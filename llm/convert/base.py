@@ -6,11 +6,13 @@ cannot drift apart, and every tensor of both sides must be named by exactly one 
 
     class Rename     one tensor, two names
     class Fuse       one tensor here, several there, stacked by rows
+    class Deal       some tensors here, some there, whose rows are the same blocks in another order
     class Stack      one tensor here, as many there as experts, or a few for each of them
     class Fixed      a tensor here whose value is implied there (the gain before an FFN that does not exist)
     class Implied    a tensor there whose value is implied here (a table that follows from the config)
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,10 +72,12 @@ class Rename(Rule):
 
 @dataclass(frozen=True)
 class Fuse(Rule):
-    """The rows of one tensor here are several tensors there: (name, rows) each."""
+    """change(tensor here) has the rows of several tensors there: (name, rows) each; back is the inverse of change."""
 
     here: str
     parts: Sequence[tuple[str, int]]
+    change: Change = same
+    back: Change = same
 
     def ours(self) -> list[str]:
         return [self.here]
@@ -83,14 +87,51 @@ class Fuse(Rule):
 
     def to_ours(self, weights: Weights) -> dict[str, Tensor]:
         for name, rows in self.parts:
-            if weights[name].shape[0] != rows:
-                found = list(weights[name].shape)
-                raise ValueError(f"convert: {name} is {found}, expected {rows} rows by its config.json")
-        return {self.here: torch.cat([weights[name] for name, _ in self.parts])}
+            expect_rows(name, weights[name], rows)
+        return {self.here: self.change(torch.cat([weights[name] for name, _ in self.parts]))}
 
     def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
-        pieces = weights[self.here].split([rows for _, rows in self.parts])
+        pieces = self.back(weights[self.here]).split([rows for _, rows in self.parts])
         return {name: piece for (name, _), piece in zip(self.parts, pieces, strict=True)}
+
+
+@dataclass(frozen=True)
+class Deal(Rule):
+    """Blocks of rows that stand one after the other here and are dealt out by heads there.
+
+    blocks: (heads, rows of a head) by name. here: blocks of each tensor, in order. there: likewise, of an equal number
+    of heads: the rows of head 0 of every block, then those of head 1, …
+    """
+
+    blocks: Mapping[str, tuple[int, int]]
+    here: Mapping[str, Sequence[str]]
+    there: Mapping[str, Sequence[str]]
+
+    def ours(self) -> list[str]:
+        return list(self.here)
+
+    def theirs(self) -> list[str]:
+        return list(self.there)
+
+    def to_ours(self, weights: Weights) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, names in self.there.items():
+            heads, rows = self.blocks[names[0]][0], [self.blocks[block][1] for block in names]
+            expect_rows(name, weights[name], heads * sum(rows))
+            dealt = weights[name].unflatten(0, (heads, -1)).split(rows, dim=1)
+            found |= {block: piece.flatten(0, 1) for block, piece in zip(names, dealt, strict=True)}
+        return {name: torch.cat([found[block] for block in names]) for name, names in self.here.items()}
+
+    def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, names in self.here.items():
+            pieces = weights[name].split([math.prod(self.blocks[block]) for block in names])
+            by_head = [p.unflatten(0, self.blocks[block]) for block, p in zip(names, pieces, strict=True)]
+            found |= dict(zip(names, by_head, strict=True))
+        return {
+            name: torch.cat([found[block] for block in names], dim=1).flatten(0, 1)
+            for name, names in self.there.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -219,6 +260,12 @@ def apply(rules: Iterable[Rule], weights: Weights, *, to: str) -> dict[str, Tens
         made = rule.to_ours(weights) if to == "ours" else rule.to_theirs(weights)
         out |= {name: tensor.contiguous() for name, tensor in made.items()}
     return out
+
+
+def expect_rows(name: str, tensor: Tensor, rows: int) -> None:
+    """Raises ValueError for a tensor of another height than the config says."""
+    if tensor.shape[0] != rows:
+        raise ValueError(f"convert: {name} is {list(tensor.shape)}, expected {rows} rows by its config.json")
 
 
 def demand(where: str, config: Mapping[str, Any], **allowed: Any) -> None:

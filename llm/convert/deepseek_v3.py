@@ -18,11 +18,11 @@ class DeepseekV3(Architecture):
 
     model_type, causal_lm = "deepseek_v3", "DeepseekV3ForCausalLM"
     latent = "latent"  # name of the matrices of latent attention within the mixer
+    experts, expert_names = "mlp", shared.LLAMA_EXPERT  # what they call a layer of experts and its matrices
 
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:
         where = f"{self.model_type} config.json"
         demand(where, config, hidden_act="silu", attention_bias=False, rope_interleave=True)
-        demand(where, config, rms_norm_eps=LATENT_EPS)
         return {
             **shared.sizes_of(config),
             "mixer": self.mixer(config),
@@ -41,6 +41,7 @@ class DeepseekV3(Architecture):
             "d_value": config["v_head_dim"],
             "q_rank": config["q_lora_rank"],
             "kv_rank": config["kv_lora_rank"],
+            "norm_eps": LATENT_EPS,
         }
 
     def ffn(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,10 +68,11 @@ class DeepseekV3(Architecture):
         }
 
     def theirs(self, model: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
-        demand("convert: norm", model["norm"], eps=LATENT_EPS)
+        attention = self.mixer_to(model["mixer"])
+        self.check_latent(model, model["mixer"])
         return {
             **shared.sizes_to(model, vocab_size),
-            **self.mixer_to(model["mixer"]),
+            **attention,
             **self.ffn_to(model),
             "rms_norm_eps": model["norm"]["eps"],
             "rope_parameters": shared.rope_to(model, layout="interleaved"),
@@ -96,6 +98,11 @@ class DeepseekV3(Architecture):
             "attention_bias": False,
         }
 
+    def check_latent(self, model: Mapping[str, Any], mixer: Mapping[str, Any]) -> None:
+        """Raises ValueError for latent attention whose norms have another epsilon than theirs."""
+        eps = model["norm"]["eps"] if mixer["norm_eps"] is None else mixer["norm_eps"]
+        demand("convert: mixer", {"norm_eps": eps}, norm_eps=LATENT_EPS)
+
     def ffn_to(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """The inverse of `ffn`."""
         ffn = model["ffn"]
@@ -117,22 +124,25 @@ class DeepseekV3(Architecture):
         }
 
     def rules(self, model: Mapping[str, Any]) -> list[Rule]:
-        rules, ffn = shared.outer_rules(model), model["ffn"]
+        rules = shared.outer_rules(model)
         for layer in range(model["n_layers"]):
             here, there = f"blocks.{layer}", f"model.layers.{layer}"
             rules += shared.norm_rules(here, there)
             rules += self.mixer_rules(f"{here}.mixer", f"{there}.self_attn", model["mixer"])
-            if layer < ffn["leading_first"]:
-                rules += shared.gated_rules(
-                    f"{here}.ffn", f"{there}.mlp", shared.d_ff({**model, "ffn": ffn["first"]})
-                )
-                continue
-            moe, mlp = ffn["second"], f"{there}.mlp"
-            rules += shared.expert_rules(f"{here}.ffn", mlp, moe["n_experts"])
-            rules.append(Rename(f"{here}.ffn.bias_E", f"{mlp}.gate.e_score_correction_bias"))
-            width = moe["n_shared"] * shared.expert_d_ff(model["d_model"], moe)
-            rules += shared.gated_rules(f"{here}.ffn.shared", f"{mlp}.shared_experts", width)
+            rules += self.ffn_rules(f"{here}.ffn", there, model, layer)
         return rules
+
+    def ffn_rules(self, here: str, there: str, model: Mapping[str, Any], layer: int) -> list[Rule]:
+        """A dense layer, or experts, their bias and the shared ones."""
+        dense, moe = model["ffn"]["first"], model["ffn"]["second"]
+        if layer < model["ffn"]["leading_first"]:
+            return shared.gated_rules(here, f"{there}.mlp", shared.d_ff({**model, "ffn": dense}))
+        mlp, width = f"{there}.{self.experts}", moe["n_shared"] * shared.expert_d_ff(model["d_model"], moe)
+        return [
+            *shared.expert_rules(here, mlp, moe["n_experts"], names=self.expert_names),
+            Rename(f"{here}.bias_E", f"{mlp}.gate.e_score_correction_bias"),
+            *shared.gated_rules(f"{here}.shared", f"{mlp}.shared_experts", width),
+        ]
 
     def mixer_rules(self, here: str, there: str, mixer: Mapping[str, Any]) -> list[Rule]:
         """Queries, latent and rotated key are one matrix here."""

@@ -80,7 +80,7 @@ class Jamba(Architecture):
         demand("convert: mixer", mixer, kind="hybrid")
         mamba, attention = mixer["first"], mixer["second"]
         demand("convert: mixer.first", mamba, kind="mamba", inner_norms=True)
-        demand("convert: mixer.second", attention, kind="gqa", rotate=False, qk_norm=False)
+        demand("convert: mixer.second", attention, kind="gqa", rotate=False, qk_norm=False, gate=False)
         width = model["d_model"] // attention["n_heads"]
         demand("convert: mixer.second", {"d_head": attention["d_head"] or width}, d_head=width)
         no_positions(model)

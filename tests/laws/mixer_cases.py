@@ -77,7 +77,15 @@ TINY = {
     "mla": [
         {"n_heads": 3, "d_nope": 6, "d_rope": 4, "d_value": 5, "q_rank": 10, "kv_rank": 8},
         {"n_heads": 2, "d_nope": 4, "d_rope": 2, "d_value": 8, "q_rank": None, "kv_rank": 6, "mscale": 1.3},
-        {"n_heads": 2, "d_nope": 6, "d_rope": 4, "d_value": 6, "kv_rank": 12, "rotate": False},
+        {
+            "n_heads": 2,
+            "d_nope": 6,
+            "d_rope": 4,
+            "d_value": 6,
+            "kv_rank": 12,
+            "rotate": False,
+            "norm_eps": 0.1,
+        },
     ],
     "dsa": [
         {"n_heads": 4, "n_kv_heads": 2, "index_heads": 2, "index_dim": 8, "index_rope": 4, "top_k": 4},
@@ -102,6 +110,7 @@ TINY = {
         {"n_heads": 4, "n_kv_heads": 2},
         {"n_heads": 3, "n_kv_heads": 3, "qk_norm": True},
         {"n_heads": 4, "n_kv_heads": 1, "d_head": 8, "rotate": False},
+        {"n_heads": 4, "n_kv_heads": 2, "d_head": 8, "qk_norm": True, "gate": True},
     ],
 }
 

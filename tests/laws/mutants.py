@@ -49,6 +49,18 @@ MUTANTS = [
         "return self.k_BGSH.flip(1)[:, :, : self.longest]",
     ),
     (
+        "the gate is that of the token before",
+        "gqa", 3, "llm.nn.mixers.gqa",
+        "self.w_gate(x_BTD)",
+        "self.w_gate(x_BTD.roll(1, dims=1))",
+    ),
+    (
+        "decoding leaves the gate open",
+        "gqa", 3, "llm.nn.mixers.gqa",
+        "if self.w_gate is not None:",
+        "if self.w_gate is not None and x_BTD.shape[1] > 1:",
+    ),
+    (
         "the band is one token too wide",
         "sliding_window", 0, "llm.nn.kernels.banded",
         "(key_C12W > query_CW1 - W)",

@@ -7,7 +7,7 @@ Shapes      B batch, T tokens, S cached tokens, D d_model, N heads, L kv_rank + 
             H d_nope + d_rope, V d_value
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ class LatentConfig:
     """d_nope, d_rope: channels of a query and key without and with rotation; d_value: of a value. kv_rank: width
     of the latent that keys and values are made of; q_rank: the same for queries, null: made of x directly.
     mscale: factor on the scores (for YaRN as DeepSeek uses it: the square of 0.1 mscale_all_dim ln factor + 1).
-    rotate: False leaves the d_rope channels as they are (the latent attention of Kimi Linear)."""
+    rotate: False leaves the d_rope channels as they are (the latent attention of Kimi Linear). norm_eps: of the
+    norms of the latents; null: that of `model.norm` (Kimi Linear has 1e-6 here and 1e-5 elsewhere)."""
 
     n_heads: int = 4
     d_nope: int = 32
@@ -34,6 +35,7 @@ class LatentConfig:
     kv_rank: int = 64
     mscale: float = 1.0
     rotate: bool = True
+    norm_eps: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_heads", "d_nope", "d_rope", "d_value", "q_rank", "kv_rank", "mscale"):
@@ -58,8 +60,9 @@ class Latent(nn.Module):
         self.parts = (config.q_rank or rows_q, self.kv_rank, self.d_rope)
         self.w_in = nn.Linear(site.d_model, sum(self.parts), bias=False)
         self.w_in.weight.parts = self.parts  # type: ignore[attr-defined]  # for Muon
-        self.kv_norm = registry.build(site.norm, self.kv_rank)
-        self.q_norm = registry.build(site.norm, config.q_rank) if config.q_rank else nn.Identity()
+        norm = site.norm if config.norm_eps is None else replace(site.norm, eps=config.norm_eps)
+        self.kv_norm = registry.build(norm, self.kv_rank)
+        self.q_norm = registry.build(norm, config.q_rank) if config.q_rank else nn.Identity()
         self.w_q = nn.Linear(config.q_rank, rows_q, bias=False) if config.q_rank else nn.Identity()
         # for each head the d_nope rows of its key, then the d_value rows of its value
         self.w_kv = nn.Linear(self.kv_rank, self.n_heads * (self.d_nope + self.d_value), bias=False)

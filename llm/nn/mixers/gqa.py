@@ -1,9 +1,10 @@
 """GQA: softmax attention in which groups of query heads share one key-value head.
 
-Equations   (1)-(3) in docs/nn/mixers/gqa.md; comments below carry the same numbers.
+Equations   (1)-(4) in docs/nn/mixers/gqa.md; comments below carry the same numbers.
 Source      Vaswani et al. 2017, arXiv 1706.03762 (MHA: n_kv_heads = n_heads); Shazeer 2019,
             arXiv 1911.02150 (MQA: n_kv_heads = 1); Ainslie et al. 2023, arXiv 2305.13245 (GQA);
-            QK-norm: Henry et al. 2020, arXiv 2010.04245, RMS form per head as in Qwen3
+            QK-norm: Henry et al. 2020, arXiv 2010.04245, RMS form per head as in Qwen3; gate: Qiu et al. 2025,
+            arXiv 2505.06708, section 2.2, form G1 as in Qwen3-Next
 Cost        train O(T^2 N H) time; decode O(T G H) per token; state 2 G H numbers per token and layer
 Differs     from the papers: nothing; w_q, w_k, w_v are one matrix (query rows first)
 Shapes      B batch, T tokens, S cached tokens, D d_model, N heads, G key-value heads, H d_head
@@ -24,13 +25,15 @@ from llm.nn.position.base import Position
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """n_kv_heads = n_heads is MHA, 1 is MQA. qk_norm: RMS-normalise each head's query and key before RoPE.
-    rotate: False for a layer without position in a hybrid model."""
+    rotate: False for a layer without position in a hybrid model. gate: every channel of what the heads read times
+    a sigmoid of the token that reads."""
 
     n_heads: int
     n_kv_heads: int
     qk_norm: bool = False
     d_head: int | None = None  # default d_model / n_heads
     rotate: bool = True
+    gate: bool = False
 
     def __post_init__(self) -> None:
         if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
@@ -89,6 +92,7 @@ class GroupedQueryAttention(Mixer[KVState]):
         self.w_o = nn.Linear(rows_q, d_model, bias=False)
         self.q_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
         self.k_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
+        self.w_gate = nn.Linear(d_model, rows_q, bias=False) if config.gate else None
 
     def project(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor, Tensor]:
         """q [B,N,T,H], k and v [B,G,T,H]: projected (1), normalised, rotated."""
@@ -100,6 +104,14 @@ class GroupedQueryAttention(Mixer[KVState]):
             q, k = position.rotate(q, angles), position.rotate(k, angles)
         return q, k, v.transpose(1, 2)
 
+    def finish(self, o_BNTH: Tensor, x_BTD: Tensor) -> Tensor:
+        """The heads side by side, gated where the config says so, to y_BTD."""
+        o_BTX = o_BNTH.transpose(1, 2).flatten(2)
+        if self.w_gate is not None:
+            o_BTX = o_BTX * torch.sigmoid(self.w_gate(x_BTD))  # (4)
+        y_BTD: Tensor = self.w_o(o_BTX)  # (3)
+        return y_BTD
+
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
         q, k, v = self.project(x_BTD, position, context.angles)
         bias = None
@@ -107,7 +119,7 @@ class GroupedQueryAttention(Mixer[KVState]):
             bias = position.bias(context.positions, context.positions)
         documents = context.segments_BT
         o_BNTH = attend(q, k, v, mask=lambda: context.mask_BTS, bias_NTS=bias, segments_BT=documents)  # (2)
-        return self.w_o(o_BNTH.transpose(1, 2).flatten(2))  # (3)
+        return self.finish(o_BNTH, x_BTD)
 
     def init_state(self, batch: int, max_len: int, *, device: torch.device, dtype: torch.dtype) -> KVState:
         shape = (batch, self.n_kv_heads, max_len, self.d_head)
@@ -118,7 +130,7 @@ class GroupedQueryAttention(Mixer[KVState]):
         q, k, v = self.project(x_BTD, position, step.angles)
         state.append(k, v, step)
         o_BNTH = attend_cached(q, *state.seen(), step.mask)
-        return self.w_o(o_BNTH.transpose(1, 2).flatten(2))
+        return self.finish(o_BNTH, x_BTD)
 
     def decode(self, x_B1D: Tensor, position: Position, state: KVState, step: Step) -> Tensor:
         return self.prefill(x_B1D, position, state, step)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from llm.cli import app
-from llm.convert.base import Fixed, Fuse, Implied, Rename, Rule, Stack, apply
+from llm.convert.base import Deal, Fixed, Fuse, Implied, Rename, Rule, Stack, apply
 from tests.llm.convert.test_llama_like import SIZES
 
 RULES: list[Rule] = [
@@ -20,17 +20,37 @@ RULES: list[Rule] = [
     Stack("c", [["e0", "f0"], ["e1", "f1"]]),
     Fixed("d", torch.ones(3)),
     Implied("w", lambda: torch.arange(3.0)),
+    Deal(
+        {"p": (2, 1), "q": (2, 2), "r": (1, 1)},
+        {"g": ["p", "r"], "h": ["q"]},
+        {"dealt": ["p", "q"], "rest": ["r"]},
+    ),
+    Fuse("i", [("s", 1), ("t", 2)], torch.t, torch.t),
 ]
 
 
+def ours() -> dict[str, torch.Tensor]:
+    return {
+        "a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4, 3), "d": torch.ones(3),
+        "g": torch.randn(3, 2), "h": torch.randn(4, 2), "i": torch.randn(2, 3),
+    }  # fmt: skip
+
+
 def test_both_directions_are_inverses() -> None:
-    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4, 3), "d": torch.ones(3)}
-    theirs = apply(RULES, ours, to="theirs")
-    assert sorted(theirs) == ["e0", "e1", "f0", "f1", "w", "x", "y", "z"]
+    made = ours()
+    theirs = apply(RULES, made, to="theirs")
+    assert sorted(theirs) == ["dealt", "e0", "e1", "f0", "f1", "rest", "s", "t", "w", "x", "y", "z"]
     assert theirs["y"].shape == (2, 2)
     again = apply(RULES, theirs, to="ours")
-    assert again.keys() == ours.keys()
-    assert all(torch.equal(again[name], ours[name]) for name in ours)
+    assert again.keys() == made.keys()
+    assert all(torch.equal(again[name], made[name]) for name in made)
+
+
+def test_rows_are_dealt_head_by_head() -> None:
+    made = ours() | {"g": torch.tensor([[0.0], [10], [99]]), "h": torch.tensor([[1.0], [2], [11], [12]])}
+    theirs = apply(RULES, made, to="theirs")
+    assert theirs["dealt"].flatten().tolist() == [0, 1, 2, 10, 11, 12]
+    assert theirs["rest"].flatten().tolist() == [99]
 
 
 @pytest.mark.parametrize(
@@ -39,21 +59,20 @@ def test_both_directions_are_inverses() -> None:
         (lambda w: w.pop("y"), "missing y"),
         (lambda w: w.update(extra=torch.zeros(1)), "unknown extra"),
         (lambda w: w.update(y=torch.zeros(5, 2)), r"y is \[5, 2\], expected 2 rows"),
+        (lambda w: w.update(dealt=torch.zeros(5, 2)), r"dealt is \[5, 2\], expected 6 rows"),
         (lambda w: w.update(w=torch.ones(3)), "w is not what its config.json makes it"),
     ],
 )
 def test_tensors_that_do_not_match_are_an_error(change: Any, message: str) -> None:
-    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4, 3), "d": torch.ones(3)}
-    theirs = apply(RULES, ours, to="theirs")
+    theirs = apply(RULES, ours(), to="theirs")
     change(theirs)
     with pytest.raises(ValueError, match=message):
         apply(RULES, theirs, to="ours")
 
 
 def test_a_value_without_a_place_is_an_error() -> None:
-    ours = {"a": torch.randn(2), "b": torch.randn(3, 2), "c": torch.randn(2, 4, 3), "d": torch.ones(3) * 2}
     with pytest.raises(ValueError, match="d was trained; the other format has no place for it"):
-        apply(RULES, ours, to="theirs")
+        apply(RULES, ours() | {"d": torch.ones(3) * 2}, to="theirs")
 
 
 @pytest.fixture(scope="module")

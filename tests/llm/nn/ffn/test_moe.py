@@ -26,6 +26,7 @@ def their_block(kind):
     from transformers.models.olmoe.modeling_olmoe import OlmoeSparseMoeBlock
     from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeSparseMoeBlock
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextSparseMoeBlock
 
     shared = {"hidden_size": D, "num_experts_per_tok": K}
     routed = {"num_experts": E, "moe_intermediate_size": FF, **shared}
@@ -42,6 +43,10 @@ def their_block(kind):
         "qwen2": lambda: (
             transformers.Qwen2MoeConfig(shared_expert_intermediate_size=10, norm_topk_prob=False, **routed),
             Qwen2MoeSparseMoeBlock,
+        ),
+        "qwen3_next": lambda: (
+            transformers.Qwen3NextConfig(shared_expert_intermediate_size=10, **routed),
+            Qwen3NextSparseMoeBlock,
         ),
     }[kind]()
     config._experts_implementation = "eager"  # the default takes no float64
@@ -73,6 +78,7 @@ def to_theirs(tensors):
         ("qwen3", {}),
         ("olmoe", {"renormalise": False}),
         ("qwen2", {"renormalise": False, "shared_d_ff": 10}),
+        ("qwen3_next", {"shared_d_ff": 10}),
     ],
 )
 def test_equals_transformers_with_gradients(kind, fields):

@@ -28,13 +28,13 @@ def latent_attention(**changes):
     return mixer, position
 
 
-def by_hand(mixer, x, *, rotate=True, base=10000.0):
+def by_hand(mixer, x, *, rotate=True, base=10000.0, eps=1e-6):
     """The equations, one query and one head at a time, with nothing shared with the mixer but its weights."""
     latent = mixer.latent
     w_q_low, w_c, w_k_rope = latent.w_in.weight.split([QR, KVR, ROPE])
 
     def rms(v, gain):
-        return gain * v / (v.square().mean() + 1e-6).sqrt()
+        return gain * v / (v.square().mean() + eps).sqrt()
 
     def turned(v, t):
         if not rotate:
@@ -86,6 +86,14 @@ def test_equals_the_equations_with_gradients_in_every_form(rotate):
         read(mixer, position, state, x[:, begin:end]) for begin, end in ((0, 5), (5, 9), (9, 10), (10, T))
     ]
     torch.testing.assert_close(torch.cat(steps, 1), wanted, atol=1e-10, rtol=0)
+
+
+def test_norms_of_the_latents_may_have_an_epsilon_of_their_own():
+    mixer, position = latent_attention(norm_eps=0.5)
+    x = rows(1)
+    torch.testing.assert_close(
+        run(mixer, position, x), by_hand(mixer, x[0], eps=0.5)[None], atol=1e-10, rtol=0
+    )
 
 
 def test_cached_are_the_normalised_latent_and_the_rotated_key():
