@@ -7,7 +7,7 @@ Source      Vaswani et al. 2017, arXiv 1706.03762; Pre-LN: Xiong et al. 2020, ar
 Shapes      B batch, T tokens, D d_model, V vocabulary
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import torch
@@ -24,7 +24,8 @@ from llm.params import Family
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """max_len: tokens a position table or a decoding state may hold. tied_head: head = embedding transposed."""
+    """max_len: tokens a position table or a decoding state may hold. tied_head: head = embedding transposed.
+    embedding_norm: one more norm right after the embedding (RWKV)."""
 
     d_model: int
     n_layers: int
@@ -37,6 +38,7 @@ class ModelConfig:
     init: Annotated[Any, Family("llm.nn.init", nested=True)]
     residual: Annotated[Any, Family("llm.nn.residual", nested=True)] = field(default_factory=pre_norm.Config)
     mtp: MTPConfig = field(default_factory=MTPConfig)
+    embedding_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "max_len"):
@@ -51,6 +53,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
         self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.embedding_norm = (
+            registry.build(config.norm, config.d_model) if config.embedding_norm else nn.Identity()
+        )
         self.layers = [
             self._block(layer) for layer in range(config.n_layers)
         ]  # typed; `blocks` registers them
@@ -59,8 +64,10 @@ class Decoder(nn.Module):
         self.final_norm = registry.build(config.norm, config.d_model) if last.final_norm else nn.Identity()
         self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.position: Position = registry.build(config.position, self._shape())
-        # typed as a plain list and registered as for the blocks; depth 0 leaves no trace in the weights
-        self.mtp = [MTPModule(config, self._site(config.n_layers - 1)) for _ in range(config.mtp.depth)]
+        # typed as a plain list and registered as for the blocks; depth 0 leaves no trace in the weights.
+        # turn 0: a module reads rows of its own, for which no layer of the decoder has left anything
+        site = replace(self._site(config.n_layers - 1), turn=0)
+        self.mtp = [MTPModule(config, site) for _ in range(config.mtp.depth)]
         self.mtp_modules = nn.ModuleList(self.mtp)
         registry.build(config.init).apply(self, config.n_layers)
         if config.tied_head:
@@ -123,7 +130,7 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"model: row of {T} tokens, max_len is {self.config.max_len}; raise model.max_len"
             )
-        x_BTD = self.embedding(tokens_BT)
+        x_BTD = self.embedding_norm(self.embedding(tokens_BT))
         context = self.context(T, segments_BT, x_BTD)
         extra = self.position.embed(context.positions)
         if extra is not None:
@@ -166,7 +173,7 @@ class Decoder(nn.Module):
     def _embed_next(
         self, tokens_BT: Tensor, states: list[State], lengths_B: Tensor | None = None
     ) -> tuple[Tensor, Step]:
-        x_BTD = self.embedding(tokens_BT)
+        x_BTD = self.embedding_norm(self.embedding(tokens_BT))
         step = next_step(states[0], self.position, tokens_BT.shape[1], x_BTD.dtype, lengths_B)
         extra = self.position.embed(step.positions_BT)
         return x_BTD if extra is None else x_BTD + extra.to(x_BTD.dtype), step

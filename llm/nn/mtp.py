@@ -81,7 +81,7 @@ def mtp_loss(
             break
         segments = None if segments_BT is None else segments_BT[:, :n]
         context = replace(model.context(n, segments, h_BTD), losses=[])
-        ahead = model.embedding(targets_BT[:, k - 1 : k - 1 + n])  # token i + k
+        ahead = model.embedding_norm(model.embedding(targets_BT[:, k - 1 : k - 1 + n]))  # token i + k
         h_BTD, aux = module(h_BTD[:, :n], ahead, model.position, context)
         keep = mask_BT[:, k:]
         if segments_BT is not None:

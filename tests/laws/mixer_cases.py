@@ -1,5 +1,6 @@
 """What a new mixer adds to its laws: tiny Configs, and the size of its decoding state as its page claims it."""
 
+D = 24  # d_model of the laws
 GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
@@ -34,6 +35,13 @@ TINY = {
         {"expand": 2, "d_head": 6, "d_state": 5, "n_groups": 2, "chunk": 4},
         {"expand": 1, "d_head": 24, "d_state": 3, "conv": 2, "chunk": 64},
     ],
+    "rwkv4": [{}],
+    "rwkv7": [
+        {"d_head": 8, "decay_rank": 5, "rate_rank": 4, "value_rank": 3, "gate_rank": 6, "chunk": 4},
+        {"d_head": 24, "chunk": 64},
+        {"d_head": 6, "gate_rank": 1, "chunk": 5},
+    ],
+    "rwkv_channel": [{"d_ff": 31}, {"gate": True}],
     "sliding_window": [
         {"n_heads": 4, "n_kv_heads": 2, "window": 5},
         {"n_heads": 2, "n_kv_heads": 2, "window": 4, "sinks": 3, "qk_norm": True, "d_head": 6},
@@ -130,6 +138,9 @@ STATE_NUMBERS = {
         mixer.inner * mixer.config.d_state
         + (mixer.config.conv - 1) * (mixer.inner + 2 * mixer.config.n_groups * mixer.config.d_state)
     ),
+    "rwkv4": lambda mixer, S: 4 * D,
+    "rwkv7": lambda mixer, S: D * (mixer.d_head + 1),
+    "rwkv_channel": lambda mixer, S: D,
     "sliding_window": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * (mixer.window + mixer.sinks),
     "flash": lambda mixer, S: 2 * mixer.d_key * mixer.d_value + mixer.chunk * (mixer.d_key + mixer.d_value),
     "performer": lambda mixer, S: (

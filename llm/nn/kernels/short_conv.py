@@ -56,11 +56,7 @@ class ShortConv(nn.Module):
             y_BTC = y_BTC if self.bias_C is None else y_BTC + self.bias_C
         else:
             y_BTC = self(seen)[:, before:]
-        if real_BT is None:
-            return y_BTC, seen[:, T:].to(tail_BWC.dtype)
-        index = real_BT.sum(1, keepdim=True) + torch.arange(before, device=x_BTC.device)
-        last = seen.gather(1, index[..., None].expand(-1, -1, x_BTC.shape[2]))
-        return y_BTC, last.to(tail_BWC.dtype)
+        return y_BTC, last_inputs(seen, before, real_BT).to(tail_BWC.dtype)
 
     def empty_tail(self, batch: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
         """What `step` needs before the first token."""
@@ -95,6 +91,15 @@ class ShortConvFunction(torch.autograd.Function):
             d_x[:, :-back].addcmul_(d, filter_WC[last - back])  # (3) the same filter, run backwards in time
             d_filter[last - back] = (d * x_BTC[:, :-back]).flatten(0, 1).sum(0)  # (4)
         return d_x, d_filter, None
+
+
+def last_inputs(seen_BTC: Tensor, before: int, real_BT: Tensor | None) -> Tensor:
+    """The last `before` tokens of each row that count, [B, before, C]. seen_BTC: `before` older tokens and then the
+    new ones of `real_BT`; those that count come first in a row."""
+    if real_BT is None:
+        return seen_BTC[:, seen_BTC.shape[1] - before :]
+    index_BW = real_BT.sum(1, keepdim=True) + torch.arange(before, device=seen_BTC.device)
+    return seen_BTC.gather(1, index_BW[..., None].expand(-1, -1, seen_BTC.shape[2]))
 
 
 def same_document(segments_BT: Tensor | None, last: int, dtype: torch.dtype) -> list[Tensor] | None:

@@ -18,13 +18,20 @@ from llm.nn.position.base import Position
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """Where in the model a mixer or an FFN is built. layer: 0 .. n_layers - 1; max_len: of the model;
-    norm: the Config of the model's normalisation, for layers inside the mixer (`registry.build(norm, width)`)."""
+    norm: the Config of the model's normalisation, for layers inside the mixer (`registry.build(norm, width)`).
+    turn: how many earlier layers are built of the same Config, None where all of them are."""
 
     d_model: int
     layer: int
     n_layers: int
     max_len: int
     norm: Any
+    turn: int | None = None
+
+    @property
+    def first(self) -> bool:
+        """No earlier layer of the same Config can have left anything in `shared`."""
+        return (self.layer if self.turn is None else self.turn) == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,7 @@ class Context:
     of each token, 0 = padding, or None for one document a row; the numbers of a row never come back once
     they have changed. A token may only see tokens of its own segment. dtype: of the activations.
     losses: scalars that a mixer adds to the training loss, each a mean over tokens (DSA's indexer).
+    shared: what a layer leaves for later ones, by name (the values of RWKV-7's first layer).
     """
 
     positions: Tensor
@@ -43,6 +51,7 @@ class Context:
     angles: Any = None  # of `position.angles`
     segments_BT: Tensor | None = None
     losses: list[Tensor] = field(default_factory=list)
+    shared: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def mask_BTS(self) -> Tensor | None:  # noqa: N802  # shapes are part of names
@@ -113,7 +122,7 @@ class Step:
 
     positions_BT: place of each new token in its row, which is also its index in a cache. ends_B: tokens
     each row holds afterwards; longest: a bound of them. angles: of `position.angles`. dtype: of the
-    activations. ragged: False where all T tokens of every row count.
+    activations. ragged: False where all T tokens of every row count. shared: as in `Context`.
     """
 
     positions_BT: Tensor
@@ -123,6 +132,7 @@ class Step:
     position: Position
     dtype: torch.dtype
     ragged: bool
+    shared: dict[str, Tensor] = field(default_factory=dict)
 
     @cached_property
     def real_BT(self) -> Tensor | None:  # noqa: N802

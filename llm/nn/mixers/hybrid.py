@@ -7,7 +7,7 @@ Cost        the mean of its parts; each layer keeps the state of its own mixer
 Differs     from the papers: nothing; a recipe with three mixers needs a third slot here
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from llm import registry
@@ -36,6 +36,8 @@ class Config:
 
 def build(config: Config, site: Site) -> Mixer[Any]:
     """The mixer of one layer: `pattern[site.layer]`, counted around."""
-    part = config.pattern[site.layer % len(config.pattern)]
-    mixer: Mixer[Any] = registry.build(getattr(config, part), site)
+    parts = [config.pattern[layer % len(config.pattern)] for layer in range(site.layer + 1)]
+    if site.turn is None:
+        site = replace(site, turn=parts[:-1].count(parts[-1]))
+    mixer: Mixer[Any] = registry.build(getattr(config, parts[-1]), site)
     return mixer
