@@ -211,12 +211,14 @@ class Architecture(ABC):
     causal_lm: str  # name of the class, for `architectures`
 
     shared: Mapping[str, Any] = {"norm": "rmsnorm", "residual": "pre_norm"}  # kinds `check` demands
+    embedding_norm = False  # likewise
 
     def check(self, model: Mapping[str, Any]) -> None:
         """Raises ValueError for a model whose norm, residual or further predictions have no form there."""
         for part, kind in self.shared.items():
             demand(f"convert: {part}", model[part], kind=kind)
         demand("convert: mtp", model["mtp"], depth=0)
+        demand("convert: model", model, embedding_norm=self.embedding_norm)
 
     @abstractmethod
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:

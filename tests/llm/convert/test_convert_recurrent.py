@@ -1,4 +1,4 @@
-"""Mamba, Mamba-2 and Jamba, there and back; what of them has no form here is named."""
+"""Mamba, Mamba-2, Jamba and RWKV-4, there and back; what of them has no form here is named."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ JAMBA = {
     "expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 4, "num_experts_per_tok": 2,
     "mamba_d_state": 6, "mamba_d_conv": 3, "mamba_dt_rank": 5, "max_position_embeddings": 64, "pad_token_id": None,
 }  # fmt: skip
+RWKV = {"vocab_size": 270, "hidden_size": 32, "num_hidden_layers": 3, "context_length": 64}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("Mamba", {**MAMBA, "time_step_rank": 5}),
     "mamba, untied": ("Mamba", {**MAMBA, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3}),
@@ -22,6 +23,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba2, tied": (
         "Mamba2", {**MAMBA, "num_heads": 4, "head_dim": 16, "n_groups": 1, "tie_word_embeddings": True}
     ),
+    "rwkv": ("Rwkv", RWKV),
+    "rwkv, tied": ("Rwkv", {**RWKV, "intermediate_size": 44, "tie_word_embeddings": True}),
     "jamba": ("Jamba", JAMBA),
     "jamba, dense": ("Jamba", {**JAMBA, "num_experts": 1, "tie_word_embeddings": True}),
 }  # fmt: skip
@@ -40,6 +43,8 @@ def tiny(case: str) -> Any:
             tensor.data.add_(torch.randn_like(tensor) * 0.3)
         if key.endswith("router.weight"):
             torch.nn.init.normal_(tensor)
+        if ".time_" in key:  # most of these tables are equal in every layer
+            tensor.data.add_(torch.randn_like(tensor) * 0.3)
     return model
 
 
@@ -67,6 +72,9 @@ def test_the_norms_of_b_and_c_keep_their_names(tokenizer_folder: Any, tmp_path: 
         ("mamba", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
         ("mamba2", {"time_step_limit": [0.0, 0.1]}, "time_step_limit is [0.0, 0.1]; only no limit"),
         ("mamba2", {"num_heads": 7}, "num_heads * head_dim must be expand * hidden_size (64)"),
+        ("rwkv", {"attention_hidden_size": 64}, "attention_hidden_size is 64; only hidden_size (32) has a form"),
+        ("rwkv", {"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon is 0.001; only 1e-05 has a form"),
+        ("rwkv", {"num_hidden_layers": 4}, "missing rwkv.blocks.3.attention"),
         ("jamba", {"mamba_proj_bias": True}, "mamba_proj_bias is True; only False"),
         ("jamba", {"attn_layer_offset": 2}, "missing model.layers.1.mamba"),
         (
@@ -92,6 +100,8 @@ def test_what_has_no_form_here_is_named(
     [
         ("mamba", "mamba2", "mixer: kind is 'mamba'; only 'mamba2' has a form"),
         ("mamba2", "jamba", "mixer: kind is 'mamba2'; only 'hybrid' has a form"),
+        ("rwkv", "mamba", "norm: kind is 'layernorm'; only 'rmsnorm' has a form"),
+        ("jamba", "rwkv", "norm: kind is 'rmsnorm'; only 'layernorm' has a form"),
         ("jamba", "mamba", "mixer: kind is 'hybrid'; only 'mamba' has a form"),
     ],
 )
@@ -105,7 +115,7 @@ def test_another_architecture_says_why_not(
     assert message in wrong.output
 
 
-@pytest.mark.parametrize("case", ["mamba", "mamba2", "jamba"])
+@pytest.mark.parametrize("case", ["mamba", "mamba2", "jamba", "rwkv"])
 def test_the_architecture_that_fits_is_found(case: str, tokenizer_folder: Any, tmp_path: Any) -> None:
     tiny(case).save_pretrained(tmp_path / "theirs")
     run(tmp_path / "theirs", tmp_path / "ours", "--tokenizer", tokenizer_folder)
