@@ -21,7 +21,7 @@ class Rwkv(Architecture):
     """hybrid (rwkv4, rwkv_channel), no ffn, layernorm, also after the embedding, no position, pre_norm."""
 
     model_type, causal_lm = "rwkv", "RwkvForCausalLM"
-    shared = {"norm": "layernorm", "residual": "pre_norm"}
+    shared: Mapping[str, Any] = {"norm": "layernorm", "residual": "pre_norm"}
     embedding_norm = True
 
     def ours(self, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,4 +108,52 @@ MUTANTS = [
         "self.lengths_B, self.longest, self.tensors = mark[0], mark[1], dict(mark[2])",
         "self.lengths_B, self.longest = mark[0], mark[1]",
     ),
+    (
+        "the token before is of another document",
+        "rwkv7", 0, "llm.nn.mixers.rwkv7",
+        "token_shift.previous(x_BTD, context.segments_BT)",
+        "token_shift.previous(x_BTD)",
+    ),
+    (
+        "the state is probed after it has faded",
+        "rwkv7", 0, "llm.nn.kernels.dplr",
+        "probe * (sums - decay).exp()",
+        "probe * sums.exp()",
+    ),
+    (
+        "what a chunk removes from the state before it is forgotten",
+        "rwkv7", 0, "llm.nn.kernels.dplr",
+        "keep + writes[..., :C, :].mT @ stale, writes.mT @ values",
+        "keep, writes.mT @ values",
+    ),
+    (
+        "sums fade over padding",
+        "rwkv4", 0, "llm.nn.kernels.wkv",
+        "fade = fade.masked_fill(~real_BT[..., None], 0)",
+        "fade = fade.masked_fill(~real_BT[..., None] & False, 0)",
+    ),
+    (
+        "an average goes on into the next document",
+        "rwkv4", 0, "llm.nn.kernels.wkv",
+        "befores = befores if start is None else befores.masked_fill(start, EMPTY)",
+        "befores = befores",
+    ),
+    (
+        "the bonus is kept in the sums",
+        "rwkv4", 0, "llm.nn.kernels.wkv",
+        "keep, weight = (befores + fade - tops).exp(), (written - tops).exp()",
+        "keep, weight = (befores + fade - tops).exp(), (written + bonus_D - tops).exp()",
+    ),
+    (
+        "decoding forgets the token before",
+        "rwkv_channel", 0, "llm.nn.mixers.rwkv_channel",
+        'before, state["last"] = token_shift.step(',
+        "before, _ = token_shift.step(",
+    ),
+    (
+        "padding is taken for the last token",
+        "rwkv_channel", 1, "llm.nn.kernels.token_shift",
+        "last_inputs(seen, 1, real_BT)",
+        "seen[:, -1:]",
+    ),
 ]  # fmt: skip

@@ -18,6 +18,8 @@ def fresh(name, monkeypatch, edit=lambda text: text):
     spec = importlib.util.find_spec(name)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
+    package, _, last = name.rpartition(".")
+    monkeypatch.setattr(sys.modules[package], last, module, raising=False)  # what `from package import` finds
     with open(spec.origin, encoding="utf-8") as handle:
         text = edit(handle.read())
     exec(compile(text, spec.origin, "exec"), module.__dict__)

@@ -128,7 +128,9 @@ def scan(
     keep, h = chunks(keep_BTX, C), chunks(new_BTX, C)
     for t in range(1, C):  # inside all chunks at once, as if nothing stood before them
         plus(h[:, :, t], times(keep[:, :, t], h[:, :, t - 1]), out=h[:, :, t])
-        times(keep[:, :, t], keep[:, :, t - 1], out=keep[:, :, t])  # becomes the product since the chunk began
+        times(
+            keep[:, :, t], keep[:, :, t - 1], out=keep[:, :, t]
+        )  # becomes the product since the chunk began
     for index in range(h.shape[1]):  # from chunk to chunk
         plus(h[:, index], times(keep[:, index], state_BX[:, None]), out=h[:, index])
         state_BX = h[:, index, -1]

@@ -24,7 +24,14 @@ from llm.nn.position.base import Position
 
 STRONGEST = math.exp(-0.5)  # of a log-decay; a channel keeps more than 0.545 of itself at every token
 NORM_EPS = 64e-5
-SHARES = {"r": 0.2, "decay": 0.9, "k": 0.7, "v": 0.7, "rate": 0.9, "gate": 0.2}  # exponents of the first shares
+SHARES = {
+    "r": 0.2,
+    "decay": 0.9,
+    "k": 0.7,
+    "v": 0.7,
+    "rate": 0.9,
+    "gate": 0.2,
+}  # exponents of the first shares
 FIRST_VALUES = "rwkv7: values of the first layer"  # key of what it leaves for later ones
 Rule = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -65,7 +72,9 @@ class RWKV7(Mixer[RecurrentState]):
         self.decay = LowRank(D, config.decay_rank or default_rank(2.5, D), torch.tanh)
         self.rate = LowRank(D, config.rate_rank or default_rank(2.5, D), nn.Identity())
         rank = config.value_rank or default_rank(1.7, D)
-        self.value = None if site.first else LowRank(D, rank, nn.Identity())  # the first has nobody to take from
+        self.value = (
+            None if site.first else LowRank(D, rank, nn.Identity())
+        )  # the first has nobody to take from
         rank = config.gate_rank or default_rank(5, D)
         self.w_gate_down, self.w_gate_up = nn.Linear(D, rank, bias=False), nn.Linear(rank, D, bias=False)
         shape = (self.n_heads, self.d_head)

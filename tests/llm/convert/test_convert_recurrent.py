@@ -72,7 +72,11 @@ def test_the_norms_of_b_and_c_keep_their_names(tokenizer_folder: Any, tmp_path: 
         ("mamba", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
         ("mamba2", {"time_step_limit": [0.0, 0.1]}, "time_step_limit is [0.0, 0.1]; only no limit"),
         ("mamba2", {"num_heads": 7}, "num_heads * head_dim must be expand * hidden_size (64)"),
-        ("rwkv", {"attention_hidden_size": 64}, "attention_hidden_size is 64; only hidden_size (32) has a form"),
+        (
+            "rwkv",
+            {"attention_hidden_size": 64},
+            "attention_hidden_size is 64; only hidden_size (32) has a form",
+        ),
         ("rwkv", {"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon is 0.001; only 1e-05 has a form"),
         ("rwkv", {"num_hidden_layers": 4}, "missing rwkv.blocks.3.attention"),
         ("jamba", {"mamba_proj_bias": True}, "mamba_proj_bias is True; only False"),

@@ -14,7 +14,9 @@ def make(T, seed=0, scale=2.0):
     """Keys that differ by factors of e^4, values, rates above 0 and the bonus of a token itself."""
     k = draw(B, T, D, seed=seed).detach() * scale
     rate = draw(D, seed=seed + 1).detach().exp()
-    return [x.requires_grad_() for x in (k, draw(B, T, D, seed=seed + 2).detach(), rate, draw(D, seed=3).detach())]
+    return [
+        x.requires_grad_() for x in (k, draw(B, T, D, seed=seed + 2).detach(), rate, draw(D, seed=3).detach())
+    ]
 
 
 def nothing(dtype=torch.float64):
@@ -36,7 +38,9 @@ def test_equals_the_recurrence_with_gradients(T):
     leaves, start = make(T), loop(make(4, seed=7), nothing())[1].detach()
     ours, last = wkv(*leaves, start)
     theirs, wanted = loop(leaves, start)
-    used = leaves if T > 1 else [x for x in leaves if x is not leaves[2]]  # nothing fades before the first output
+    used = (
+        leaves if T > 1 else [x for x in leaves if x is not leaves[2]]
+    )  # nothing fades before the first output
     assert_same(ours, theirs, used, atol=1e-11)
     torch.testing.assert_close(last[:, :2] * last[:, 2:].exp(), wanted[:, :2] * wanted[:, 2:].exp())
     assert_same(last[:, 0] / last[:, 1], wanted[:, 0] / wanted[:, 1], leaves[:3], atol=1e-11)
@@ -68,7 +72,9 @@ def test_padding_leaves_the_state_alone_and_finite():
     real = torch.arange(11) < torch.tensor([[4], [0]])
     y, last = wkv(*leaves, nothing(), real_BT=real)
     assert torch.isfinite(y).all()
-    torch.testing.assert_close(last[0], loop([x[:, :4] if x.ndim == 3 else x for x in leaves], nothing())[1][0])
+    torch.testing.assert_close(
+        last[0], loop([x[:, :4] if x.ndim == 3 else x for x in leaves], nothing())[1][0]
+    )
     assert torch.equal(last[1], nothing()[1])
 
 

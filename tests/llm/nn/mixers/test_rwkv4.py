@@ -72,7 +72,9 @@ def test_first_tables_are_those_of_transformers():
     for name, share in shares(mixer.share_3D).items():
         torch.testing.assert_close(share[None].float(), getattr(theirs, f"time_mix_{name}").data)
     channel, _ = build("rwkv_channel", {"gate": True})
-    torch.testing.assert_close(channel.shares[:1, None].float(), model.blocks[1].feed_forward.time_mix_key.data)
+    torch.testing.assert_close(
+        channel.shares[:1, None].float(), model.blocks[1].feed_forward.time_mix_key.data
+    )
     assert mixer.bonus.double().unique().numel() == 3
     assert all(p.elementwise for p in (mixer.share_3D, mixer.log_rate, mixer.bonus, channel.shares))
 

@@ -41,7 +41,9 @@ def textbook(mixer, x, first=None):
     before = F.pad(x, (0, 0, 1, -1))
     x_r, x_w, x_k, x_v, x_a, x_g = (s * x + (1 - s) * before for s in mixer.share_6D)
     r, k, v = mixer.w_r(x_r), mixer.w_k(x_k), mixer.w_v(x_v)
-    w = torch.exp(-STRONGEST * torch.sigmoid(mixer.decay.bias_D + mixer.decay.up(torch.tanh(mixer.decay.down(x_w)))))
+    w = torch.exp(
+        -STRONGEST * torch.sigmoid(mixer.decay.bias_D + mixer.decay.up(torch.tanh(mixer.decay.down(x_w))))
+    )
     a = torch.sigmoid(mixer.rate.bias_D + mixer.rate.up(mixer.rate.down(x_a)))
     g = mixer.w_gate_up(torch.sigmoid(mixer.w_gate_down(x_g)))
     if first is not None:
@@ -53,10 +55,16 @@ def textbook(mixer, x, first=None):
     S, out = x.new_zeros(B, mixer.n_heads, mixer.d_head, mixer.d_head), []
     for t in range(T):
         d = direction[:, t]
-        S = S * w[:, t, :, None] - (S @ d[..., None]) * (d * a[:, t])[:, :, None] + v[:, t, ..., None] * k[:, t, :, None]
+        S = (
+            S * w[:, t, :, None]
+            - (S @ d[..., None]) * (d * a[:, t])[:, :, None]
+            + v[:, t, ..., None] * k[:, t, :, None]
+        )
         out.append(S @ r[:, t, ..., None])
     o = torch.stack(out, 1).squeeze(-1)
-    normed = F.group_norm(o.flatten(0, 1).flatten(1), mixer.n_heads, mixer.gain, mixer.bias, eps=64e-5).view(B, T, -1)
+    normed = F.group_norm(o.flatten(0, 1).flatten(1), mixer.n_heads, mixer.gain, mixer.bias, eps=64e-5).view(
+        B, T, -1
+    )
     own = ((r * k * mixer.bonus_NH).sum(-1, keepdim=True) * v).flatten(2)
     return mixer.w_o((normed + own) * g)
 
@@ -88,13 +96,20 @@ def reference_weights(ours):
             z[f"{att}.x_{name}"] = 1 - share
         for name, map_ in {"w": mixer.decay, "a": mixer.rate, "v": mixer.value}.items():
             if map_ is not None:
-                z |= {f"{att}.{name}0": map_.bias_D, f"{att}.{name}1": map_.down.weight.T, f"{att}.{name}2": map_.up.weight.T}
+                z |= {
+                    f"{att}.{name}0": map_.bias_D,
+                    f"{att}.{name}1": map_.down.weight.T,
+                    f"{att}.{name}2": map_.up.weight.T,
+                }
         z |= {f"{att}.g1": mixer.w_gate_down.weight.T, f"{att}.g2": mixer.w_gate_up.weight.T}
         z |= {f"{att}.k_k": mixer.removed_NH.flatten(), f"{att}.k_a": mixer.replaced_NH.flatten()}
         z |= {f"{att}.r_k": mixer.bonus_NH, f"{ffn}.x_k": 1 - channel.mixer.shares[0]}
         names = {"receptance": mixer.w_r, "key": mixer.w_k, "value": mixer.w_v, "output": mixer.w_o}
         z |= {f"{att}.{name}.weight": layer.weight for name, layer in names.items()}
-        z |= {f"{ffn}.key.weight": channel.mixer.w_up.weight, f"{ffn}.value.weight": channel.mixer.w_down.weight}
+        z |= {
+            f"{ffn}.key.weight": channel.mixer.w_up.weight,
+            f"{ffn}.value.weight": channel.mixer.w_down.weight,
+        }
     z |= {f"{name}.weight": norm.gain for name, norm in norms.items()}
     z |= {f"{name}.bias": norm.bias for name, norm in norms.items()}
     return {name: tensor.detach().clone().contiguous() for name, tensor in z.items()}
@@ -127,7 +142,9 @@ def test_a_whole_model_has_the_logits_of_the_reference(reference, tmp_path):
         torch.testing.assert_close(states[2 * n]["last"][0, 0], state[3 * n], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(states[2 * n + 1]["last"][0, 0], state[3 * n + 2], atol=1e-5, rtol=1e-4)
     wanted, _ = theirs.forward([7], state)  # one more token
-    torch.testing.assert_close(ours.decode(torch.tensor([[7]]), states)[0, 0] / unit, wanted / unit, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        ours.decode(torch.tensor([[7]]), states)[0, 0] / unit, wanted / unit, atol=1e-5, rtol=0
+    )
 
 
 def test_later_layers_take_values_of_the_first():
