@@ -52,7 +52,7 @@ def simple(path: str, *kinds: str) -> dict[str, Changes]:
 FAMILIES: dict[str, dict[str, Changes]] = {
     "mixer": {"gqa": {}} | simple(
         "model.mixer.kind", "mla", "sliding_window", "longformer", "nsa", "dsa", "moba", "linear", "performer", "flash",
-        "lightning", "log_linear", "delta", "gated_delta", "kda", "mamba", "mamba2", "rwkv6", "rwkv7",
+        "lightning", "log_linear", "delta", "gated_delta", "kda", "mamba", "mamba2", "rwkv4", "rwkv7",
     ) | {
         "mamba_gqa": hybrid("mamba", "gqa", "fffs"), "lightning_gqa": hybrid("lightning", "gqa", "fffs"),
         "kda_mla": hybrid("kda", "mla", "fffs", **{"second.mla.rotate": False}),
