@@ -1,8 +1,11 @@
 """The whole decoder against `transformers`: copied weights, equal logits, losses and gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from llm import registry
 from llm.nn.model import Decoder, ModelConfig
 from llm.nn.objective import TokenBatch, next_token_loss, token_logps
 from llm.params import from_dict
@@ -131,6 +134,24 @@ def test_tied_head_shares_the_table_and_its_gradient():
     next_token_loss(model, batch).sum.backward()
     used_rows = model.embedding.weight.grad.abs().sum(1).gt(0)
     assert used_rows.all()  # the head touches every row, the embedding only those of the input
+
+
+def test_a_norm_after_the_embedding_is_part_of_every_way_through_the_model():
+    plain = ours(True)
+    normed = Decoder(replace(plain.config, embedding_norm=True), V)
+    extra = set(normed.state_dict()) - set(plain.state_dict())
+    assert extra == {"embedding_norm.gain"}
+    torch.nn.init.normal_(normed.embedding_norm.gain, 1.0, 0.2)
+    normed.load_state_dict(plain.state_dict(), strict=False)
+    tokens = torch.randint(V, (2, T))
+    norm = registry.build(plain.config.norm, D)
+    norm.gain = normed.embedding_norm.gain
+    plain.embedding.weight.data = norm(plain.embedding.weight).detach()  # what the norm makes of the table
+    torch.testing.assert_close(normed(tokens), plain(tokens))
+    states = normed.init_state(2)
+    pieces = [normed.prefill(tokens[:, :7], states)]
+    pieces += [normed.decode(tokens[:, t : t + 1], states) for t in range(7, T)]
+    torch.testing.assert_close(torch.cat(pieces, 1), plain(tokens), atol=1e-4, rtol=1e-4)
 
 
 def test_row_longer_than_max_len_is_refused():

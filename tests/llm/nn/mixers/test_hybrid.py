@@ -52,3 +52,11 @@ def test_one_rotation_serves_heads_of_different_widths():
 def test_wrong_configs_are_named(hybrid, message):
     with pytest.raises(ParamsError, match=message):
         config(hybrid)
+
+
+def test_a_layer_knows_how_many_before_it_are_of_its_part():
+    parts = {"first": {"kind": "rwkv7", "rwkv7": {"d_head": 8}}, "second": NARROW}
+    model = Decoder(config({"pattern": ["second", "first"], **parts}), 30)
+    mixers = [model.layers[n].mixer for n in (1, 3)]
+    assert [mixer.site.turn for mixer in mixers] == [0, 1]
+    assert [mixer.value is None for mixer in mixers] == [True, False]
