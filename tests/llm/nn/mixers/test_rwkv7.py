@@ -211,7 +211,7 @@ def test_first_weights_follow_the_rule():
     assert decay.max() > 0.99
     assert mixer.decay.down.weight.shape == (32, D)
     torch.testing.assert_close(
-        mixer.gate_rows if hasattr(mixer, "gate_rows") else mixer.w_gate_up.weight.norm(dim=1),
+        mixer.w_gate_up.weight.norm(dim=1),
         torch.full((D,), 0.1 * (32 / D) ** 0.5, dtype=torch.float64),
     )
     marked = [mixer.share_6D, mixer.bonus_NH, mixer.gain, mixer.decay.bias_D, mixer.value.bias_D]
