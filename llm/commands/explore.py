@@ -29,6 +29,11 @@ TEXT = "The old man took the fish to the king, and the king gave the old man a r
 LENGTHS = [2**power for power in range(6, 14)]
 PROBES = 4
 SEEN_T = 64
+FRESH: dict[str, dict[str, int]] = {  # blocks small enough to be seen among 64 tokens
+    "gqa": {"n_heads": 4, "n_kv_heads": 2},
+    "moba": {"block": 8, "top_k": 2},
+    "nsa": {"block": 4, "stride": 2, "select": 4, "top_k": 4, "window": 4},
+}
 
 
 @dataclass(frozen=True)
@@ -84,10 +89,8 @@ def explore(name: str, *, text: str, layer: int) -> Exploration:
 
 
 def fresh_model(kind: str) -> Decoder:
-    """A model of two layers with the defaults of `kind`."""
-    mixer: dict[str, Any] = {"kind": kind}
-    if kind == "gqa":
-        mixer |= {"n_heads": 4, "n_kv_heads": 2}
+    """A model of two layers with the defaults of `kind`, or its settings in FRESH."""
+    mixer: dict[str, Any] = {"kind": kind} | FRESH.get(kind, {})
     if kind == "hybrid":
         raise ValueError("llm explore attention: hybrid has a mixer for each layer; name one of its parts")
     data = {

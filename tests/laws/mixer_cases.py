@@ -5,6 +5,56 @@ GQA = {"kind": "gqa", "n_heads": 4, "n_kv_heads": 2}
 
 # Several Configs for each kind, so that every option is under the laws.
 TINY = {
+    "moba": [
+        {"n_heads": 4, "n_kv_heads": 2, "block": 3, "top_k": 2},
+        {
+            "n_heads": 3,
+            "n_kv_heads": 1,
+            "block": 4,
+            "top_k": 3,
+            "qk_norm": True,
+            "d_head": 6,
+            "rotate": False,
+        },
+        {"n_heads": 2, "n_kv_heads": 2, "block": 5, "top_k": 1},
+        {"n_heads": 2, "n_kv_heads": 1, "block": 1, "top_k": 20},
+    ],
+    "nsa": [
+        {"n_heads": 4, "n_kv_heads": 2, "block": 2, "stride": 1, "select": 2, "top_k": 3, "window": 3},
+        {
+            "n_heads": 4,
+            "n_kv_heads": 1,
+            "block": 4,
+            "stride": 2,
+            "select": 2,
+            "top_k": 4,
+            "window": 5,
+            "summary": "mean",
+            "separate_kv": False,
+            "qk_norm": True,
+            "d_head": 6,
+        },
+        {
+            "n_heads": 3,
+            "n_kv_heads": 3,
+            "block": 3,
+            "stride": 3,
+            "select": 6,
+            "top_k": 3,
+            "window": 1,
+            "rotate": False,
+        },
+        {
+            "n_heads": 2,
+            "n_kv_heads": 1,
+            "block": 1,
+            "stride": 1,
+            "select": 1,
+            "top_k": 20,
+            "separate_kv": False,
+        },
+        {"n_heads": 2, "n_kv_heads": 1, "block": 40, "stride": 4, "select": 4, "top_k": 5, "window": 2},
+    ],
     "delta": [
         {"n_heads": 3, "chunk": 4},
         {
@@ -123,6 +173,13 @@ TINY = {
 }
 
 
+def nsa_numbers(mixer, S):
+    """All tokens, the complete summaries and one place for others, the latest tokens, the window."""
+    summaries = max(0, (S - mixer.block) // mixer.stride + 1) + 1
+    latest = mixer.block - 1 + (mixer.window if mixer.separate_kv else 0)
+    return 2 * mixer.n_kv_heads * mixer.d_head * (S + summaries + latest)
+
+
 def delta_numbers(mixer, S):
     """Of DeltaNet and its kin."""
     return mixer.n_heads * mixer.d_key * mixer.d_value + (mixer.conv.width - 1) * sum(mixer.parts)
@@ -130,6 +187,8 @@ def delta_numbers(mixer, S):
 
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
+    "nsa": nsa_numbers,
+    "moba": lambda mixer, S: mixer.n_kv_heads * mixer.d_head * (2 * S + -(-S // mixer.block)),
     "delta": delta_numbers,
     "gated_delta": delta_numbers,
     "kda": delta_numbers,

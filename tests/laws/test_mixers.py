@@ -67,7 +67,9 @@ def test_bf16_is_close_to_fp32(case):
     x = rows(2).float()
     exact = run(mixer.float(), position, x)
     rounded = run(mixer.bfloat16(), position, x.bfloat16()).float()
-    assert (rounded - exact).abs().max() < 2e-2 * exact.abs().max() + 1e-2
+    far_BT = (rounded - exact).abs().amax(-1) > 2e-2 * exact.abs().max() + 1e-2
+    # where rounding decides between two blocks, a token may read the other one
+    assert far_BT.double().mean() <= (0 if mixer.sees_all else 0.05)
 
 
 @EVERY_CASE

@@ -20,8 +20,8 @@ from llm.nn.position.base import segment_positions
 class Grid:
     """Where each token stands in a table of chunks [B, c, C]; no chunk holds tokens of two documents.
 
-    number_Bc: which chunk of its document it is, from 0; its first axis is 1 where all rows agree. Places
-    that no token takes hold zeros.
+    number_Bc: which chunk of its document it is, from 0; slot_BT: the chunk each token stands in. Their first
+    axis is 1 where all rows agree. Places that no token takes hold zeros.
     """
 
     def __init__(self, positions_BT: Tensor, C: int) -> None:
@@ -31,7 +31,7 @@ class Grid:
         opens = inside == 0
         opens[:, 0] = True
         slot_BT = opens.cumsum(1) - 1  # (1)
-        self.C, self.T = C, T
+        self.C, self.T, self.slot_BT = C, T, slot_BT
         self.chunks = int(slot_BT[:, -1].max()) + 1  # the only number the host must know
         rows = torch.arange(B, device=positions_BT.device)[:, None]
         self.place = ((rows * self.chunks + slot_BT) * C + inside).flatten()  # (2)
@@ -54,6 +54,7 @@ class PlainGrid(Grid):
     def __init__(self, T: int, C: int, device: torch.device) -> None:
         self.C, self.T, self.chunks = C, T, -(-T // C)
         self.number_Bc = torch.arange(self.chunks, device=device)[None]
+        self.slot_BT = torch.arange(T, device=device)[None] // C
 
     def lay(self, x_BTX: Tensor) -> Tensor:
         after = (0, 0) * (x_BTX.dim() - 2) + (0, self.chunks * self.C - self.T)

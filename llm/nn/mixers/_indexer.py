@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm.nn.kernels.fused import high
+from llm.nn.kernels.ranking import NEVER, ranks
 from llm.nn.kernels.selected import gather, tiles
 from llm.nn.position.base import Position
 
@@ -87,9 +88,7 @@ class Indexer(nn.Module):
                 index.q_BTJI[:, begin:end], index.weight_BTJ[:, begin:end], index.k_BSI[:, :limit]
             )
             places_S = torch.arange(limit, device=scores.device)
-            rank = ranks(scores).masked_fill_(
-                ~span.allows(places_S, begin, end), torch.iinfo(torch.int64).min
-            )
+            rank = ranks(scores).masked_fill_(~span.allows(places_S, begin, end), NEVER)
             chosen.append(rank.topk(top_k, dim=-1, sorted=False).indices)
         return torch.cat(chosen, dim=1)
 
@@ -124,17 +123,6 @@ class Indexer(nn.Module):
             [checkpoint(tile, begin, end, *tensors, use_reentrant=False, preserve_rng_state=False)
              for begin, end in tiles(T, B * numbers)], dim=1
         )  # fmt: skip
-
-
-def ranks(scores: Tensor) -> Tensor:
-    """int64 numbers in the order of the scores, rounded to float32; of equal scores the later key is higher.
-
-    Rectified scores are often exactly 0, and which of them `topk` returns depends on how many there are:
-    without a rule a token would choose differently in training and in decoding.
-    """
-    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative floats larger bits mean less
-    return (ordered.long() << 32).add_(torch.arange(scores.shape[-1], device=scores.device))
 
 
 def divergence(target: Tensor, logits: Tensor, allowed: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm.nn.kernels import selected
+from llm.nn.kernels.ranking import ranks
 from llm.nn.kernels.selected import RowLayout, attend_selected
-from llm.nn.mixers._indexer import Index, Indexer, Span, ranks
+from llm.nn.mixers._indexer import Index, Indexer, Span
 from llm.nn.mixers.base import Context
 from llm.nn.mixers.dsa import Config
 from llm.nn.position._rotary import interleaved_to_half
