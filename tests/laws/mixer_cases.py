@@ -97,6 +97,13 @@ TINY = {
         {"n_heads": 2, "n_kv_heads": 2, "window": 4, "sinks": 3, "qk_norm": True, "d_head": 6},
         {"n_heads": 4, "n_kv_heads": 1, "window": 1},
     ],
+    "longformer": [
+        {"n_heads": 4, "n_kv_heads": 2, "window": 3, "n_global": 1, "global_every": 4},
+        {"n_heads": 2, "n_kv_heads": 2, "window": 4, "n_global": 2, "global_every": 0, "qk_norm": True, "d_head": 6},
+        {"n_heads": 4, "n_kv_heads": 1, "window": 1, "n_global": 0, "global_every": 3, "rotate": False},
+        {"n_heads": 4, "n_kv_heads": 4, "window": 6, "n_global": 3, "global_every": 5},
+        {"n_heads": 4, "n_kv_heads": 2, "window": 5, "n_global": 0, "global_every": 0},
+    ],
     "flash": [
         {"d_key": 6, "chunk": 4},
         {"d_key": 8, "chunk": 5, "expansion": 1.5, "rotate": False},
@@ -185,6 +192,12 @@ def delta_numbers(mixer, S):
     return mixer.n_heads * mixer.d_key * mixer.d_value + (mixer.conv.width - 1) * sum(mixer.parts)
 
 
+def longformer_numbers(mixer, S):
+    first, every = mixer.config.n_global, mixer.config.global_every
+    table = [place for place in range(S) if place < first or (every and (place + 1) % every == 0)]
+    return 2 * mixer.n_kv_heads * mixer.d_head * (mixer.window + (len(table) + S if first or every else 0))
+
+
 # Numbers in the state of one row with room for S tokens, as a function of the mixer and S.
 STATE_NUMBERS = {
     "nsa": nsa_numbers,
@@ -201,6 +214,7 @@ STATE_NUMBERS = {
     "rwkv7": lambda mixer, S: D * (mixer.d_head + 1),
     "rwkv_channel": lambda mixer, S: D,
     "sliding_window": lambda mixer, S: 2 * mixer.n_kv_heads * mixer.d_head * (mixer.window + mixer.sinks),
+    "longformer": longformer_numbers,
     "flash": lambda mixer, S: 2 * mixer.d_key * mixer.d_value + mixer.chunk * (mixer.d_key + mixer.d_value),
     "performer": lambda mixer, S: (
         mixer.n_heads * (mixer.n_features * (mixer.d_head + 1) + (mixer.config.feature == "softmax"))

@@ -1,16 +1,16 @@
-"""banded: softmax attention in which a query sees the window before it, and a few first tokens of its document.
+"""banded: softmax attention in which a query sees the window before it, and a few marked tokens from further back.
 
 The row is cut into blocks of one window; the queries of a block read the keys of their own block and of the one
 before, and a mask trims the corners. No T x T matrix exists.
 
-    keys     [ block b-1 | block b ]          query i of block b sees  i - W < j <= i
-    queries              [ block b ]
+    keys     [ block b-1 | block b ]  [ table ]     query i of block b sees  i - W < j <= i
+    queries              [ block b ]                and of the table what lies before its window
 
-Equations   (1)-(2) in docs/nn/kernels/banded.md; comments below carry the same numbers.
+Equations   (1)-(3) in docs/nn/kernels/banded.md; comments below carry the same numbers.
 Source      Beltagy et al. 2020, Longformer, arXiv 2004.05150, section 3.1 (chunks of the band)
-Cost        O(T W N H) time, O(T W N) memory
+Cost        O(T (W + M) N H) time, O(T (W + M) N) memory
 Shapes      B batch, N query heads, G key-value heads, R = N / G, T tokens, H d_head, W window, C blocks,
-            F first tokens of a document that everybody sees
+            M marked tokens of a row
 """
 
 import math
@@ -22,13 +22,13 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class First:
-    """Keys and values of the first tokens of each query's document, [B, G, T, F, H]; seen_BTF: which of them
-    the query sees. Those inside the window must not be marked: a key counts once."""
+class Table:
+    """Keys and values of the marked tokens of a row, [B, G, M, H]; seen_BTM: which of them a query sees. Those inside
+    its window must not be seen here: a key counts once."""
 
-    k_BGTFH: Tensor
-    v_BGTFH: Tensor
-    seen_BTF: Tensor
+    k_BGMH: Tensor
+    v_BGMH: Tensor
+    seen_BTM: Tensor
 
 
 def banded_attention(
@@ -39,7 +39,7 @@ def banded_attention(
     *,
     segments_BT: Tensor | None = None,
     bias_NWS: Tensor | None = None,
-    first: First | None = None,
+    table: Table | None = None,
 ) -> Tensor:
     """Query i over keys j of its own segment with 0 <= i - j < window -> [B, N, T, H].
 
@@ -56,20 +56,20 @@ def banded_attention(
     allowed = band(T, W, q_BNTH.device, segments_BT)  # [1 or B, C, W, 2W]
     scores = scores.masked_fill(~allowed[:, None, None], float("-inf"))
     values = v.unsqueeze(2)
-    out = _with_first(scores, q, values, first) if first else torch.softmax(scores, dim=-1) @ values  # (2)
+    out = _with_table(scores, q, values, table) if table else torch.softmax(scores, dim=-1) @ values  # (2)
     return out.flatten(3, 4)[:, :, :, :T].reshape(B, N, T, H)
 
 
-def _with_first(scores: Tensor, q: Tensor, values: Tensor, first: First) -> Tensor:
-    """One softmax over the band and the first tokens."""
+def _with_table(scores: Tensor, q: Tensor, values: Tensor, table: Table) -> Tensor:
+    """One softmax over the band and the table (3)."""
     C, W = scores.shape[3:5]
-    k_first, v_first = _blocks_of(first.k_BGTFH, C, W), _blocks_of(first.v_BGTFH, C, W)  # [B, G, C, W, F, H]
-    extra = torch.einsum("bgrcwh,bgcwfh->bgrcwf", q, k_first) / math.sqrt(q.shape[-1])
-    seen = F.pad(first.seen_BTF, (0, 0, 0, C * W - first.seen_BTF.shape[1])).unflatten(1, (C, W))
+    flat = q.flatten(2, 4)  # [B, G, R C W, H]: all queries of a group meet the same table
+    extra = (flat @ table.k_BGMH.mT / math.sqrt(q.shape[-1])).unflatten(2, q.shape[2:5])
+    seen = F.pad(table.seen_BTM, (0, 0, 0, C * W - table.seen_BTM.shape[1])).unflatten(1, (C, W))
     extra = extra.masked_fill(~seen[:, None, None], float("-inf"))
     probs = torch.softmax(torch.cat([scores, extra], dim=-1), dim=-1)
     near, far = probs.split([scores.shape[-1], extra.shape[-1]], dim=-1)
-    return near @ values + torch.einsum("bgrcwf,bgcwfh->bgrcwh", far, v_first)
+    return near @ values + (far.flatten(2, 4) @ table.v_BGMH).unflatten(2, q.shape[2:5])
 
 
 def band(T: int, W: int, device: torch.device, segments_BT: Tensor | None) -> Tensor:
@@ -91,23 +91,34 @@ def _blocks(x: Tensor, C: int, W: int) -> Tensor:
     return F.pad(x, (0, 0, 0, C * W - x.shape[-2])).unflatten(-2, (C, W))
 
 
-def _blocks_of(x: Tensor, C: int, W: int) -> Tensor:
-    """[B, G, T, F, H] -> [B, G, C, W, F, H]."""
-    return F.pad(x, (0, 0, 0, 0, 0, C * W - x.shape[2])).unflatten(2, (C, W))
-
-
 def _pairs(x_BGTH: Tensor, C: int, W: int) -> Tensor:
     """Each block with the one before it, [B, G, C, 2W, H]; zeros before the first."""
     x = F.pad(x_BGTH, (0, 0, W, C * W - x_BGTH.shape[2])).unflatten(2, (C + 1, W))
     return torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3)
 
 
-def gather_first(x_BGTH: Tensor, starts_BT: Tensor, count: int) -> Tensor:
-    """For each token the vectors at places start .. start + count - 1 of its document, [B, G, T, F, H].
+def marked(flags_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the flagged tokens of each row stand, in order: (index_BM, real_BM).
 
-    Places beyond the row repeat its last token; whoever uses them has to mark what is seen.
+    M is the largest number of them in a row, at least 1; slots beyond those of a row are not real and name other tokens.
     """
-    T = x_BGTH.shape[2]
-    where_BTF = (starts_BT[..., None] + torch.arange(count, device=starts_BT.device)).clamp_max(T - 1)
-    rows = torch.arange(len(x_BGTH), device=x_BGTH.device)[:, None, None]
-    return x_BGTH.transpose(1, 2)[rows, where_BTF].permute(0, 3, 1, 2, 4)
+    count_B = flags_BT.sum(1)
+    M = max(1, int(count_B.max()))  # the only number the host must know
+    index_BM = (~flags_BT).long().argsort(dim=1, stable=True)[:, :M]
+    return index_BM, torch.arange(M, device=flags_BT.device) < count_B[:, None]
+
+
+def table_of_row(
+    k_BGTH: Tensor, v_BGTH: Tensor, index_BM: Tensor, real_BM: Tensor, starts_BT: Tensor, window: int
+) -> Table:
+    """The marked tokens of whole rows. starts_BT: where the document of each token begins."""
+    edge_T1 = torch.arange(starts_BT.shape[1], device=starts_BT.device)[:, None] - window
+    place_B1M = index_BM[:, None]
+    seen_BTM = (place_B1M <= edge_T1) & (place_B1M >= starts_BT[..., None]) & real_BM[:, None]
+    return Table(take(k_BGTH, index_BM), take(v_BGTH, index_BM), seen_BTM)
+
+
+def take(x_BGSH: Tensor, index_BM: Tensor) -> Tensor:
+    """The vectors at some places of each row, [B, G, M, H]."""
+    _, G, _, H = x_BGSH.shape
+    return x_BGSH.gather(2, index_BM[:, None, :, None].expand(-1, G, -1, H))

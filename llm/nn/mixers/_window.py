@@ -3,20 +3,20 @@
 The state holds the last W keys and values in order, so that its size does not depend on the length; every step
 replaces the tensors (a copy as cheap as reading them), and a mark costs nothing.
 
-Shapes      B batch, G key-value heads, T new tokens, H d_head, W window, F first tokens kept
+Shapes      B batch, G key-value heads, T new tokens, H d_head, W window, M marked tokens kept
 """
 
 import torch
 from torch import Tensor
 
+from llm.nn.kernels.banded import take
 from llm.nn.mixers.base import RecurrentState, Step
 
 
 def last(x_BGSH: Tensor, count_B: Tensor, room: int) -> Tensor:
     """Of `room` old vectors followed by T new ones the `room` that end with each row's `count_B`-th new one."""
     where_BS = count_B[:, None] + torch.arange(room, device=x_BGSH.device)
-    rows = torch.arange(len(x_BGSH), device=x_BGSH.device)[:, None]
-    return x_BGSH.transpose(1, 2)[rows, where_BS].transpose(1, 2)
+    return take(x_BGSH, where_BS)
 
 
 def remember(state: RecurrentState, new: dict[str, Tensor], step: Step) -> dict[str, Tensor]:
@@ -39,13 +39,10 @@ def held(state: RecurrentState, room: int, tokens: int) -> Tensor:
     return (place_S >= room - state.lengths_B[:, None]).long()
 
 
-def keep_first(state: RecurrentState, new: dict[str, Tensor], step: Step) -> None:
-    """Store new vectors of the first F tokens of each row at their places."""
+def keep(state: RecurrentState, new: dict[str, Tensor], step: Step, places_M: Tensor) -> None:
+    """Store those new vectors whose tokens stand at `places_M` of their row, each in the slot of its place."""
+    begins_B1, ends_B1 = step.positions_BT[:, :1], step.ends_B[:, None]
+    here_BM = (places_M >= begins_B1) & (places_M < ends_B1)
     for name, x_BGTH in new.items():
-        old = state[name]
-        F = old.shape[2]
-        here = step.positions_BT[:, :, None] == torch.arange(F, device=old.device)  # [B, T, F]
-        if step.real_BT is not None:
-            here = here & step.real_BT[:, :, None]
-        placed = torch.einsum("btf,bgth->bgfh", here.to(old.dtype), x_BGTH.to(old.dtype))
-        state[name] = torch.where(here.any(1)[:, None, :, None], placed, old)
+        found = take(x_BGTH, (places_M - begins_B1).clamp(0, x_BGTH.shape[2] - 1))
+        state[name] = torch.where(here_BM[:, None, :, None], found.to(state[name].dtype), state[name])

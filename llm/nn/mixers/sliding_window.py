@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from llm import registry
 from llm.nn.kernels.attention import attend_cached
-from llm.nn.kernels.banded import First, banded_attention, gather_first
-from llm.nn.mixers._window import held, keep_first, remember
+from llm.nn.kernels.banded import Table, banded_attention, marked, table_of_row
+from llm.nn.mixers._window import held, keep, remember
 from llm.nn.mixers.base import Context, Mixer, RecurrentState, Site, Step
 from llm.nn.position.base import Position, segment_positions
 
@@ -76,21 +76,21 @@ class SlidingWindowAttention(Mixer[RecurrentState]):
 
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
         q, k, v = self.project(x_BTD, position, context.angles)
-        first = None
+        table = None
         if self.sinks:
             segments = x_BTD.new_ones(x_BTD.shape[:2], dtype=torch.long)
             segments = segments if context.segments_BT is None else context.segments_BT
             place_BT = segment_positions(segments)
             starts_BT = torch.arange(place_BT.shape[1], device=place_BT.device) - place_BT
-            kept = [gather_first(x, starts_BT, self.sinks) for x in (k, v)]
-            first = First(kept[0], kept[1], self.sees_first(place_BT) & (segments != 0)[..., None])
+            index_BM, real_BM = marked((place_BT < self.sinks) & (segments != 0))
+            table = table_of_row(k, v, index_BM, real_BM, starts_BT, self.window)
         o_BNTH = banded_attention(
-            q, k, v, self.window, segments_BT=context.segments_BT, bias_NWS=self.bias(position), first=first
+            q, k, v, self.window, segments_BT=context.segments_BT, bias_NWS=self.bias(position), table=table
         )  # (2)
         return self.w_o(o_BNTH.transpose(1, 2).flatten(2))  # (3)
 
     def sees_first(self, place_BT: Tensor) -> Tensor:
-        """Which first tokens lie before the window of each token, [B, T, F]."""
+        """Which sinks of the state lie before the window of each token, [B, T, F]."""
         return torch.arange(self.sinks, device=place_BT.device) <= place_BT[..., None] - self.window
 
     def bias(self, position: Position) -> Tensor | None:
@@ -111,27 +111,24 @@ class SlidingWindowAttention(Mixer[RecurrentState]):
         q, k, v = self.project(x_BTD, position, step.angles)
         T, W = x_BTD.shape[1], self.window
         filled = held(state, W, T)
-        first = None
+        table = None
         if self.sinks:
-            keep_first(state, {"k1": k, "v1": v}, step)
-            kept = [
-                state[name].to(k.dtype)[:, :, None].expand(-1, -1, W + T, -1, -1) for name in ("k1", "v1")
-            ]
-            place_BS = torch.cat([step.positions_BT[:, :1].expand(-1, W) * 0, step.positions_BT], dim=1)
-            first = First(kept[0], kept[1], self.sees_first(place_BS))
+            keep(state, {"k1": k, "v1": v}, step, torch.arange(self.sinks, device=k.device))
+            place_BS = F.pad(step.positions_BT, (W, 0))
+            table = Table(state["k1"].to(k.dtype), state["v1"].to(k.dtype), self.sees_first(place_BS))
         both = remember(state, {"k": k, "v": v}, step)
         state.advance(step)
         before = q.new_zeros(*q.shape[:2], W, q.shape[3])  # no queries: the old tokens have had theirs
         o_BNSH = banded_attention(
             torch.cat([before, q], dim=2), both["k"], both["v"], W,
-            segments_BT=filled, bias_NWS=self.bias(position), first=first,
+            segments_BT=filled, bias_NWS=self.bias(position), table=table,
         )  # fmt: skip
         return self.w_o(o_BNSH[:, :, W:].transpose(1, 2).flatten(2))
 
     def decode(self, x_B1D: Tensor, position: Position, state: RecurrentState, step: Step) -> Tensor:
         q, k, v = self.project(x_B1D, position, step.angles)
-        keep = {"k1": k, "v1": v} if self.sinks else {}
-        keep_first(state, keep, step)
+        if self.sinks:
+            keep(state, {"k1": k, "v1": v}, step, torch.arange(self.sinks, device=k.device))
         remember(state, {"k": k, "v": v}, step)
         state.advance(step)
         W, place_B1 = self.window, step.positions_BT

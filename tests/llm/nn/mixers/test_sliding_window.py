@@ -5,7 +5,7 @@ import torch
 
 from llm import registry
 from llm.nn.kernels.attention import attend_naive
-from llm.nn.kernels.banded import First, banded_attention
+from llm.nn.kernels.banded import Table, banded_attention
 from llm.nn.mixers.base import Site
 from llm.params import ParamsError, from_dict
 from tests.laws.mixer_laws import D, build, new_state, read, rows, run
@@ -92,12 +92,12 @@ def test_nothing_as_large_as_t_by_t_is_made(sinks):
 
     T, W = 1024, 16
     q, k, v = torch.randn(1, 2, T, 8), torch.randn(1, 1, T, 8), torch.randn(1, 1, T, 8)
-    first = None
+    table = None
     if sinks:
-        kept = torch.randn(1, 1, T, sinks, 8)
-        first = First(kept, kept, torch.ones(1, T, sinks, dtype=torch.bool))
+        kept = torch.randn(1, 1, sinks, 8)
+        table = Table(kept, kept, torch.ones(1, T, sinks, dtype=torch.bool))
     with Watch():
-        banded_attention(q, k, v, W, segments_BT=torch.ones(1, T, dtype=torch.long), first=first)
+        banded_attention(q, k, v, W, segments_BT=torch.ones(1, T, dtype=torch.long), table=table)
     assert max(sizes) < 2 * T * (2 * W + sinks) * 2 < T * T
 
 
