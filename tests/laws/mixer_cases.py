@@ -99,7 +99,15 @@ TINY = {
     ],
     "longformer": [
         {"n_heads": 4, "n_kv_heads": 2, "window": 3, "n_global": 1, "global_every": 4},
-        {"n_heads": 2, "n_kv_heads": 2, "window": 4, "n_global": 2, "global_every": 0, "qk_norm": True, "d_head": 6},
+        {
+            "n_heads": 2,
+            "n_kv_heads": 2,
+            "window": 4,
+            "n_global": 2,
+            "global_every": 0,
+            "qk_norm": True,
+            "d_head": 6,
+        },
         {"n_heads": 4, "n_kv_heads": 1, "window": 1, "n_global": 0, "global_every": 3, "rotate": False},
         {"n_heads": 4, "n_kv_heads": 4, "window": 6, "n_global": 3, "global_every": 5},
         {"n_heads": 4, "n_kv_heads": 2, "window": 5, "n_global": 0, "global_every": 0},

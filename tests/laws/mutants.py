@@ -73,6 +73,30 @@ MUTANTS = [
         "place_S >= 0 * state.lengths_B[:, None]",
     ),
     (
+        "a global key inside the window counts twice",
+        "longformer", 0, "llm.nn.kernels.banded",
+        "(place_B1M <= edge_T1)",
+        "(place_B1M <= edge_T1 + window)",
+    ),
+    (
+        "a document sees the global tokens of those before it",
+        "longformer", 0, "llm.nn.kernels.banded",
+        " & (place_B1M >= starts_BT[..., None])",
+        "",
+    ),
+    (
+        "global tokens are counted from the start of the row",
+        "longformer", 0, "llm.nn.mixers.longformer",
+        "flags_BT = self.config.is_global(place_BT) &",
+        "flags_BT = self.config.is_global(index_T.expand_as(place_BT)) &",
+    ),
+    (
+        "a global query sees the next token",
+        "longformer", 0, "llm.nn.mixers.longformer",
+        "(index_T <= index_BM[..., None])",
+        "(index_T <= index_BM[..., None] + 1)",
+    ),
+    (
         "the state of one document is read in the next",
         "mamba2", 0, "llm.nn.kernels.linear_attention",
         "return segments == before, segments == last, last == before",

@@ -100,7 +100,8 @@ def _pairs(x_BGTH: Tensor, C: int, W: int) -> Tensor:
 def marked(flags_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Where the flagged tokens of each row stand, in order: (index_BM, real_BM).
 
-    M is the largest number of them in a row, at least 1; slots beyond those of a row are not real and name other tokens.
+    M is the largest number of them in a row, at least 1. Slots beyond those of a row are not real: they name
+    other tokens.
     """
     count_B = flags_BT.sum(1)
     M = max(1, int(count_B.max()))  # the only number the host must know

@@ -242,7 +242,8 @@ class LongformerAttention(Mixer[LongformerState]):
     ) -> Tensor:
         """Let the global ones among the new tokens read the cache instead."""
         flags_BT = self.config.is_global(step.positions_BT)
-        if self.has_global and bool(flags_BT.any()):  # asks the device, which saves reading the cache at most steps
+        # asks the device, and so saves reading the cache at most steps
+        if self.has_global and bool(flags_BT.any()):
             index_BM, _ = marked(flags_BT)
             positions_BM = step.positions_BT.gather(1, index_BM)
             seen_BMS = torch.arange(state.longest, device=x_BTD.device) <= positions_BM[..., None]

@@ -119,14 +119,12 @@ def test_equals_transformers_on_every_prefix_forward_and_gradients(n_global, glo
     x = rows(1, 21).requires_grad_()
     found = run(mixer, position, x)
     wanted = oracle(mixer, x, torch.float64)
-    print("forward", float((found - wanted).detach().abs().max()))
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
-    # its softmax is float32 always, which turns the float64 mask of padded queries into -inf and their gradients into NaN
+    # its softmax is always float32, where the mask of float64 is -inf: padded queries then have gradients of NaN
     wanted = oracle(mixer, x, torch.float32)
     weight, inputs = torch.randn_like(found), [x, *mixer.parameters()]
     mine = torch.autograd.grad((found * weight).sum(), inputs)
     theirs = torch.autograd.grad((wanted * weight).sum(), inputs)
-    print("gradients", max(float((a - b).abs().max()) for a, b in zip(mine, theirs, strict=True)))
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
@@ -143,7 +141,9 @@ def test_first_tokens_as_keys_are_the_sinks_of_a_sliding_window():
     mixer, position = build("longformer", TINY | {"n_global": 2, "global_every": 0})
     other, _ = build("sliding_window", {"n_heads": 4, "n_kv_heads": 2, "window": 3, "sinks": 2})
     other.load_state_dict({name: w for name, w in mixer.state_dict().items() if "global" not in name})
-    x = rows(2, 20)  # as copies the global projections change nothing either: tokens 0 and 1 lie in the window
+    x = rows(
+        2, 20
+    )  # nor do global queries differ: their projections are copies, and all before them is in the window
     torch.testing.assert_close(run(mixer, position, x), run(other, position, x), atol=1e-12, rtol=0)
 
 
@@ -189,9 +189,7 @@ def test_decoding_with_projections_that_differ_equals_forward():
         read(mixer, position, state, x[:, t - 3 : t - 2])
     state.rollback(mark)
     steps = [read(mixer, position, state, x[:, t : t + 1]) for t in range(9, 20)]
-    torch.testing.assert_close(
-        torch.cat([first, *steps], dim=1), run(mixer, position, x), atol=1e-12, rtol=0
-    )
+    torch.testing.assert_close(torch.cat([first, *steps], dim=1), run(mixer, position, x), atol=1e-12, rtol=0)
 
 
 def test_most_steps_do_not_read_the_cache_of_all_tokens():
