@@ -59,7 +59,7 @@ class Config:
 
 class LongformerState(State):
     """near: the window and the table of global keys, replaced at every step; far: the global projections of all tokens,
-    written in place. places_M: where the tokens of the table stand, the same for all rows."""
+    written in place. places_M: where the tokens of the table stand, the same for all rows and left out of nbytes."""
 
     def __init__(self, near: RecurrentState, far: CacheState, places_M: Tensor) -> None:
         self.near, self.far, self.places_M = near, far, places_M
