@@ -246,3 +246,7 @@ def docs(
     if check and stale:
         raise ValueError(f"out of date: {', '.join(stale)}; run: llm docs")
     typer.echo("\n".join(stale) if stale else "every page is up to date")
+
+
+if __name__ == "__main__":  # python -m llm.cli, where the command is not installed
+    app()

@@ -29,8 +29,11 @@ TEXT = "The old man took the fish to the king, and the king gave the old man a r
 LENGTHS = [2**power for power in range(6, 14)]
 PROBES = 4
 SEEN_T = 64
-FRESH: dict[str, dict[str, int]] = {  # blocks small enough to be seen among 64 tokens
+FRESH: dict[str, dict[str, int]] = {  # windows and blocks small enough to be seen among 64 tokens
     "gqa": {"n_heads": 4, "n_kv_heads": 2},
+    "sliding_window": {"window": 16},
+    "longformer": {"window": 8, "global_every": 16},
+    "dsa": {"top_k": 8},
     "moba": {"block": 8, "top_k": 2},
     "nsa": {"block": 4, "stride": 2, "select": 4, "top_k": 4, "window": 4},
 }
