@@ -1,6 +1,6 @@
 """Decoding tokens a second with the KV cache beside `transformers.generate`, same shapes, alternating.
 
-    python benchmarks/decode_speed.py [--rows 1] [--new 128]
+    python -m benchmarks.decode_speed [--rows 1] [--new 128]
 
 Both decode greedily in float32 and, second, in bf16, from the same weights' shapes, with their KV caches.
 """
@@ -10,8 +10,8 @@ import statistics
 import time
 
 import torch
-from train_speed import MODEL, D, F, G, L, N, V
 
+from benchmarks.train_speed import MODEL, D, F, G, L, N, V
 from llm.infer.generate import generate
 from llm.infer.sampling import SamplingParams
 from llm.nn.model import Decoder, ModelConfig

@@ -1,6 +1,6 @@
 """Training tokens a second beside `transformers`, same shapes, same batch, alternating in one process.
 
-    python benchmarks/train_speed.py [--rounds 12]
+    python -m benchmarks.train_speed [--rounds 12]
 
 Ours is what the pretrain stage does on a CPU: bf16 weights with float32 masters, Muon + AdamW. The reference is
 LlamaForCausalLM in its fastest of three modes (float32, bf16 autocast, bf16 weights) with torch's fused AdamW.

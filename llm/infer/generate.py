@@ -60,7 +60,8 @@ def generate(
     seen_BV = _seen(model, tokens_BT, lengths_B) if sampling.repetition_penalty != 1 else None
 
     states = model.init_state(len(prompts), tokens_BT.shape[1] + max_new_tokens)
-    logits_BTV = model.prefill(tokens_BT, states, lengths_B)
+    even = all(len(prompt) == len(prompts[0]) for prompt in prompts)  # then every step is a cheaper one
+    logits_BTV = model.prefill(tokens_BT, states, None if even else lengths_B)
     logits_BV = logits_BTV[torch.arange(len(prompts), device=device), lengths_B - 1]
     running_B = torch.ones(len(prompts), dtype=torch.bool, device=device)
     tokens, logps, counts = [], [], []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llm import registry
-from llm.nn.mixers.base import Context, Site, State, Step, next_step
+from llm.nn.mixers.base import Context, Site, State, Step, next_step, rows_of
 from llm.nn.mtp import MTPConfig, MTPModule
 from llm.nn.position.base import Position, Shape, segment_positions
 from llm.nn.residual import pre_norm
@@ -166,9 +166,10 @@ class Decoder(nn.Module):
     def decode(self, tokens_B1: Tensor, states: list[State]) -> Tensor:
         """One more token for every row -> logits [B, 1, V]; grows `states`."""
         x_B1D, step = self._embed_next(tokens_B1, states)
+        x_BD = rows_of(x_B1D)
         for block, state in zip(self.layers, states, strict=True):
-            x_B1D = block.decode(x_B1D, self.position, state, step)
-        return self.head(self.final_norm(x_B1D))
+            x_BD = block.decode(x_BD, self.position, state, step)
+        return self.head(self.final_norm(x_BD)).view(len(tokens_B1), 1, -1)
 
     def _embed_next(
         self, tokens_BT: Tensor, states: list[State], lengths_B: Tensor | None = None

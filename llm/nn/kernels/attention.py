@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.nn.kernels.flash_attention import first_visible, flash_attention
-from llm.nn.kernels.fused import apply
+from llm.nn.kernels.fused import apply, constant
 
 MATMUL_MAX_LEN = 1024  # beyond this the T x T matrix costs more memory traffic than it saves
 BLOCKS, MIN_CUT_LEN = 4, 128
@@ -281,14 +281,14 @@ def attend_cached(
 
     Computed in the dtype of the cache (see `cache_dtype`), returned in that of the queries.
     """
-    B, N, T, H = q_BNTH.shape
-    G, S = k_BGSH.shape[1], k_BGSH.shape[2]
-    q = q_BNTH.reshape(B * G, N // G * T, H).to(k_BGSH.dtype)  # query heads of a group are neighbours
+    (B, N, T, H), (_, G, S, _) = q_BNTH.shape, k_BGSH.shape
+    # query heads of a group are neighbours
+    q = q_BNTH.reshape(B * G, N // G * T, H).to(k_BGSH.dtype)
     k, v = k_BGSH.flatten(0, 1), v_BGSH.flatten(0, 1)
-    scores = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=scale or 1 / math.sqrt(H))
+    scores = torch.baddbmm(constant(0, q.dtype, q.device), q, k.mT, beta=0, alpha=scale or 1 / math.sqrt(H))
     if mask is not None:
         scores.view(B, N, T, S).add_(mask)
-    return torch.bmm(torch.softmax(scores, dim=-1), v).view(B, N, T, -1).to(q_BNTH.dtype)
+    return torch.bmm(scores.softmax(-1), v).view(B, N, T, -1).to(q_BNTH.dtype)
 
 
 def cache_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

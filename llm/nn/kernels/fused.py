@@ -9,6 +9,7 @@ Source      RMSNorm: arXiv 1910.07467; SwiGLU: arXiv 2002.05202; the loss that c
 Shapes      ... any leading dimensions, D channels, F d_ff, M scored tokens, V vocabulary
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -20,6 +21,14 @@ LOGIT_BYTES = 1 << 26  # logits of at most 64 MiB exist at a time
 def high(dtype: torch.dtype) -> torch.dtype:
     """The dtype of statistics: float32, or float64 for float64 input."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@functools.cache
+def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor, made once: PyTorch makes one anew of every Python number it adds or multiplies,
+    which for one token costs as much as the operation itself."""
+    with torch.inference_mode(False):  # so that training may use it, too
+        return torch.tensor(value, dtype=dtype, device=device)
 
 
 def _times(x: Tensor, scale: Tensor) -> Tensor:
@@ -45,8 +54,9 @@ class RMSNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=high(x.dtype))
+        D, epsilon = (constant(number, norm.dtype, norm.device) for number in (x.shape[-1], eps))
         # rounded to the dtype of x: products of two dtypes make copies of both sides
-        r = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps)).to(x.dtype)
+        r = torch.rsqrt(norm * norm / D + epsilon).to(x.dtype)
         normed = x * r
         ctx.save_for_backward(normed, gain, r)
         return normed * gain

@@ -63,18 +63,20 @@ class State:
     """What a mixer remembers of the tokens it has seen, one per layer.
 
     `lengths_B` counts the tokens each row holds; `longest` is the same for the longest row, or more, known
-    without asking the device; `room` is how many a row may hold. `checkpoint` returns a mark,
-    `rollback(mark)` forgets everything since then (speculative decoding), `nbytes` is what the docs page
-    of the mixer claims.
+    without asking the device; `even` is True where all rows are known to hold `longest`; `room` is how many
+    a row may hold. `checkpoint` returns a mark, `rollback(mark)` forgets everything since then (speculative
+    decoding), `nbytes` is what the docs page of the mixer claims.
     """
 
     lengths_B: Tensor
     longest: int = 0
+    even: bool = True
     room: int
 
     def advance(self, step: "Step") -> None:
         """Count the tokens of a step as seen; every mixer's `prefill` and `decode` calls it once."""
         self.lengths_B, self.longest = step.ends_B, step.longest
+        self.even = self.even and not step.ragged
 
     @abstractmethod
     def checkpoint(self) -> Any: ...
@@ -122,7 +124,9 @@ class Step:
 
     positions_BT: place of each new token in its row, which is also its index in a cache. ends_B: tokens
     each row holds afterwards; longest: a bound of them. angles: of `position.angles`. dtype: of the
-    activations. ragged: False where all T tokens of every row count. shared: as in `Context`.
+    activations. ragged: False where all T tokens of every row count. shared: as in `Context`. place: the one
+    place of the only new token of every row, for writing it without an index; None where there are more
+    tokens or places.
     """
 
     positions_BT: Tensor
@@ -133,6 +137,7 @@ class Step:
     dtype: torch.dtype
     ragged: bool
     shared: dict[str, Tensor] = field(default_factory=dict)
+    place: int | None = None
 
     @cached_property
     def real_BT(self) -> Tensor | None:  # noqa: N802
@@ -145,7 +150,9 @@ class Step:
         lies after the query, plus the bias of the position; None where it would add nothing."""
         index_S = torch.arange(self.longest, device=self.positions_BT.device)
         mask = self.position.bias(self.positions_BT, index_S)
-        if self.positions_BT.numel() > 1:  # one token of one row comes last and sees everything
+        if (
+            self.place is None and self.positions_BT.numel() > 1
+        ):  # else the token comes last and sees everything
             later = (index_S > self.positions_BT[:, :, None])[:, None]
             start = torch.zeros(later.shape, device=later.device) if mask is None else mask
             mask = start.masked_fill(later, float("-inf"))
@@ -175,7 +182,16 @@ def next_step(
         position=position,
         dtype=dtype,
         ragged=lengths_B is not None,
+        place=state.longest if tokens == 1 and state.even and lengths_B is None else None,
     )
+
+
+def rows_of(x_B1D: Tensor) -> Tensor:
+    """One token of every row as a matrix [B, D], or as a vector [D] where there is one row only.
+
+    A linear layer takes all three and gives the same bits; with a matrix a product costs less to start than
+    with three dimensions, with a vector still less."""
+    return x_B1D.squeeze((0, 1))
 
 
 S = TypeVar("S", bound=State)

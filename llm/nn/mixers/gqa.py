@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from llm import registry
 from llm.nn.kernels.attention import attend, attend_cached, cache_dtype
-from llm.nn.mixers.base import Context, Mixer, Site, State, Step
+from llm.nn.mixers.base import Context, Mixer, Site, State, Step, rows_of
 from llm.nn.position.base import Position
 
 
@@ -50,15 +50,19 @@ class KVState(State):
 
     def append(self, k_BGTH: Tensor, v_BGTH: Tensor, step: Step) -> None:
         """Write new keys and values at the places of the step."""
-        _, heads, _, width = k_BGTH.shape
-        where = step.positions_BT[:, None, :, None].expand(-1, heads, -1, width)
-        self.k_BGSH.scatter_(2, where, k_BGTH.to(self.k_BGSH.dtype))
-        self.v_BGSH.scatter_(2, where, v_BGTH.to(self.v_BGSH.dtype))
+        if step.place is not None:  # all rows at one place: two copies instead of an index for every number
+            self.k_BGSH.narrow(2, step.place, 1).copy_(k_BGTH)
+            self.v_BGSH.narrow(2, step.place, 1).copy_(v_BGTH)
+        else:
+            _, heads, _, width = k_BGTH.shape
+            where = step.positions_BT[:, None, :, None].expand(-1, heads, -1, width)
+            self.k_BGSH.scatter_(2, where, k_BGTH.to(self.k_BGSH.dtype))
+            self.v_BGSH.scatter_(2, where, v_BGTH.to(self.v_BGSH.dtype))
         self.advance(step)
 
     def seen(self) -> tuple[Tensor, Tensor]:
         """Keys and values up to the end of the longest row, [B, G, S, H] each."""
-        return self.k_BGSH[:, :, : self.longest], self.v_BGSH[:, :, : self.longest]
+        return self.k_BGSH.narrow(2, 0, self.longest), self.v_BGSH.narrow(2, 0, self.longest)
 
     def checkpoint(self) -> tuple[Tensor, int]:
         return self.lengths_B, self.longest
@@ -86,6 +90,7 @@ class GroupedQueryAttention(Mixer[KVState]):
                 f"model.mixer: d_model ({d_model}) must be a multiple of n_heads ({config.n_heads})"
             )
         self.rotates = (self.d_head,) if config.rotate else ()
+        self.qk_norm = config.qk_norm
         rows_q, rows_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         self.w_qkv = nn.Linear(d_model, rows_q + 2 * rows_kv, bias=False)
         self.w_qkv.weight.parts = (rows_q, rows_kv, rows_kv)  # type: ignore[attr-defined]  # for Muon
@@ -104,9 +109,8 @@ class GroupedQueryAttention(Mixer[KVState]):
             q, k = position.rotate(q, angles), position.rotate(k, angles)
         return q, k, v.transpose(1, 2)
 
-    def finish(self, o_BNTH: Tensor, x_BTD: Tensor) -> Tensor:
-        """The heads side by side, gated where the config says so, to y_BTD."""
-        o_BTX = o_BNTH.transpose(1, 2).flatten(2)
+    def finish(self, o_BTX: Tensor, x_BTD: Tensor) -> Tensor:
+        """The heads, side by side, gated where the config says so, to y_BTD."""
         if self.w_gate is not None:
             o_BTX = o_BTX * torch.sigmoid(self.w_gate(x_BTD))  # (4)
         y_BTD: Tensor = self.w_o(o_BTX)  # (3)
@@ -119,7 +123,7 @@ class GroupedQueryAttention(Mixer[KVState]):
             bias = position.bias(context.positions, context.positions)
         documents = context.segments_BT
         o_BNTH = attend(q, k, v, mask=lambda: context.mask_BTS, bias_NTS=bias, segments_BT=documents)  # (2)
-        return self.finish(o_BNTH, x_BTD)
+        return self.finish(o_BNTH.transpose(1, 2).flatten(2), x_BTD)
 
     def init_state(self, batch: int, max_len: int, *, device: torch.device, dtype: torch.dtype) -> KVState:
         shape = (batch, self.n_kv_heads, max_len, self.d_head)
@@ -130,10 +134,22 @@ class GroupedQueryAttention(Mixer[KVState]):
         q, k, v = self.project(x_BTD, position, step.angles)
         state.append(k, v, step)
         o_BNTH = attend_cached(q, *state.seen(), step.mask)
-        return self.finish(o_BNTH, x_BTD)
+        return self.finish(o_BNTH.transpose(1, 2).flatten(2), x_BTD)
 
     def decode(self, x_B1D: Tensor, position: Position, state: KVState, step: Step) -> Tensor:
-        return self.prefill(x_B1D, position, state, step)
+        N, G, H = self.n_heads, self.n_kv_heads, self.d_head
+        # a single token needs no transposition, and q and k are neighbours that turn by one angle
+        x_BD = rows_of(x_B1D)
+        qkv = self.w_qkv(x_BD).view(-1, N + 2 * G, 1, H)  # (1)
+        qk, v = qkv.split_with_sizes([N + G, G], dim=1)
+        if self.qk_norm:
+            qk = torch.cat([self.q_norm(qk[:, :N]), self.k_norm(qk[:, N:])], dim=1)
+        if self.rotates:
+            qk = position.rotate(qk, step.angles)
+        q, k = qk.split_with_sizes([N, G], dim=1)
+        state.append(k, v, step)
+        o_BN1H = attend_cached(q, *state.seen(), step.mask)  # (2)
+        return self.finish(rows_of(o_BN1H.view(-1, 1, N * H)), x_BD).view(x_B1D.shape)
 
 
 build = GroupedQueryAttention

@@ -62,10 +62,15 @@ class Block(nn.Module):
         x_BTD = self.join(x_BTD, lambda h: self.mixer.prefill(h, position, state, step), "mixer")
         return self._feed(x_BTD)
 
-    def decode(self, x_B1D: Tensor, position: Position, state: State, step: Step) -> Tensor:
-        """One more token for every row; grows `state`."""
-        x_B1D = self.join(x_B1D, lambda h: self.mixer.decode(h, position, state, step), "mixer")
-        return self._feed(x_B1D)
+    def decode(self, x_BD: Tensor, position: Position, state: State, step: Step) -> Tensor:
+        """One more token for every row; grows `state`. The stream may have any shape that ends in D
+        (`rows_of`): only the mixer asks for more."""
+
+        def mix(h_BD: Tensor) -> Tensor:
+            h_B1D = h_BD.view(-1, 1, h_BD.shape[-1])
+            return self.mixer.decode(h_B1D, position, state, step).view(h_BD.shape)
+
+        return self._feed(self.join(x_BD, mix, "mixer"))
 
     def _feed(self, x_BTD: Tensor) -> Tensor:
         return x_BTD if self.ffn.absent else self.join(x_BTD, lambda h: self.ffn(h).y_BTD, "ffn")

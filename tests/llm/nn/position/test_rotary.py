@@ -10,6 +10,7 @@ from llm.nn.mixers import gqa
 from llm.nn.mixers.base import Context, Site
 from llm.nn.norm import rmsnorm
 from llm.nn.position import llama3, ntk, pi, rope, yarn
+from llm.nn.position._rotary import turn_token
 from llm.nn.position.base import Shape
 
 D, N, G, T = 64, 4, 2, 23
@@ -232,3 +233,16 @@ def test_compiled_rotation_and_its_gradient_are_the_same(layout):
     torch.testing.assert_close(made, plain)
     [d_plain], [d_made] = (torch.autograd.grad((y * weights).sum(), [x]) for y in (plain, made))
     torch.testing.assert_close(d_made, d_plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("width", [2, 10, 64])
+def test_one_token_is_turned_to_the_same_bits(dtype, width):
+    position = rope.build(rope.Config(), shape(width))
+    x, places = torch.randn(3, N, 1, width, dtype=dtype), torch.tensor([[0], [3], [7]])
+    plain = position.rotate(x, position.angles(places, dtype))
+    with torch.no_grad():
+        assert torch.equal(position.rotate(x, position.angles(places, dtype)), plain)
+        cos, sin = position.angles(places, dtype).whole(width)
+    wrong = turn_token(x, cos, sin.abs())  # the sign is half of the exchange
+    assert not torch.equal(wrong, plain)
