@@ -121,7 +121,7 @@ def test_it_starts_as_a_mean_over_the_chunk():
     assert 0.01 < mixer.affine.gain.std() < 0.03
     with torch.no_grad():  # the laws fill what starts at zero
         mixer.affine.offset.zero_()
-        mixer.by_distance.zero_()
+        mixer.bias.by_distance.zero_()
     x = rows(1)
     u, v, _ = F.silu(mixer.w_in(x)).split([48, 48, 64], dim=-1)
     wanted = mixer.w_o(u[:, -1] * v.mean(1))
