@@ -108,7 +108,6 @@ def test_one_chunk_is_the_gated_attention_unit():
 def test_the_linear_part_reads_finished_chunks_only():
     mixer, position = lively({"d_key": 6, "chunk": 4, "rotate": False})
     with torch.no_grad():
-        mixer.bias.by_distance.zero_()
         mixer.affine.gain[QUAD_Q].zero_()
         mixer.affine.offset[QUAD_Q].zero_()
     y = run(mixer, position, rows(1))
@@ -121,7 +120,6 @@ def test_it_starts_as_a_mean_over_the_chunk():
     assert 0.01 < mixer.affine.gain.std() < 0.03
     with torch.no_grad():  # the laws fill what starts at zero
         mixer.affine.offset.zero_()
-        mixer.bias.by_distance.zero_()
     x = rows(1)
     u, v, _ = F.silu(mixer.w_in(x)).split([48, 48, 64], dim=-1)
     wanted = mixer.w_o(u[:, -1] * v.mean(1))
