@@ -108,6 +108,7 @@ def test_one_chunk_is_the_gated_attention_unit():
 def test_the_linear_part_reads_finished_chunks_only():
     mixer, position = lively({"d_key": 6, "chunk": 4, "rotate": False})
     with torch.no_grad():
+        mixer.bias.by_distance.zero_()
         mixer.affine.gain[QUAD_Q].zero_()
         mixer.affine.offset[QUAD_Q].zero_()
     y = run(mixer, position, rows(1))
