@@ -1,6 +1,6 @@
 """SimHash: features vote on 64 bits; texts whose fingerprints differ in few bits are near copies.
 
-Equations   (1)-(6) in docs/data/dedup/simhash.md; comments below carry the same numbers
+Equations   (1)-(5) in docs/data/dedup/simhash.md; comments below carry the same numbers
 Source      Charikar 2002 (the fingerprint); Manku, Jain & Das Sarma 2007 (64 bits, 3 differing, search by blocks)
 Cost        O(64 · words) once, twice with idf; 8 bytes a document; O(N · blocks) to find candidates
 Differs     from Manku et al.: features are shingles; documents are counted for each of 2^20 groups of features, so
