@@ -30,6 +30,7 @@ METHODS = {
     "minhash, bands alone": minhash.Config(verify=False),
     "minhash": minhash.Config(),
     "simhash": simhash.Config(),
+    "simhash, words by idf": simhash.Config(shingle_words=1, weights="idf"),
 }
 EDIT_RATES = (0.01, 0.02, 0.05, 0.10, 0.20)
 _WIDTH = 60  # characters of a re-flowed line
@@ -164,9 +165,9 @@ def draw_figure(path: Path, scores: Sequence[Score]) -> None:
     methods = list(dict.fromkeys(score.method for score in scores))
     for number, method in enumerate(methods):
         rows = [score for score in scores if score.method == method]
-        offset = (number - (len(methods) - 1) / 2) * 0.2
+        offset = (number - (len(methods) - 1) / 2) * 0.8 / len(methods)
         places = np.arange(len(rows)) + offset
-        axes.bar(places, [row.recall for row in rows], 0.18, label=method, color=f"C{number}")
+        axes.bar(places, [row.recall for row in rows], 0.72 / len(methods), label=method, color=f"C{number}")
         rings = [(x, row.expected) for x, row in zip(places, rows, strict=True) if row.expected is not None]
         if rings:
             axes.plot(*zip(*rings, strict=True), "o", mfc="none", color="black", ms=4)

@@ -188,10 +188,28 @@ _FACTS: dict[str, float | int | str] = {}
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident size of this process or of any child it waited for, in bytes."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return max(own, children) * (1 if sys.platform == "darwin" else 1024)
+    """Largest resident size of this process and its workers together, or of any child it waited for, in bytes.
+
+    Each of them at its own peak, and pages that they share in each: never less than what the machine had to give.
+    """
+    return max(own_peak_bytes() + _WORKERS["peak_bytes"], _peak_bytes(resource.RUSAGE_CHILDREN))
+
+
+def own_peak_bytes() -> int:
+    """Largest resident size of this process alone, in bytes."""
+    return _peak_bytes(resource.RUSAGE_SELF)
+
+
+def note_worker_memory(n_bytes: int) -> None:
+    """Remember what the workers that live at the same time have held together at most (llm/data/parallel.py)."""
+    _WORKERS["peak_bytes"] = max(_WORKERS["peak_bytes"], n_bytes)
+
+
+_WORKERS = {"peak_bytes": 0}
+
+
+def _peak_bytes(who: int) -> int:
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def run_stage(main: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.data import analyze_plots
+from llm.data.distinct import Types
 from llm.data.document import Document, read_documents
 from llm.data.drops import Drops, collect_drops
 from llm.data.funnel import iter_dropped, n_bytes
@@ -37,7 +38,9 @@ class AnalyzeParams:
     length_bins: bins of the length histogram, of equal width in the logarithm of words.
     type_token_words: vocabularies are compared over this many words, since they grow with the text.
     heaps_min_words: vocabulary growth is fitted from so many words on; before, a text is hardly repetitive.
-    max_ngram: longest n-gram whose repetition is measured. examples, example_chars: of each reason to drop.
+    max_ngram: longest n-gram whose repetition is measured. max_types: different words of a kind that are counted
+    exactly; beyond, memory stays what it is and numbers come from a sample of the words.
+    examples, example_chars: of each reason to drop.
     """
 
     top_words: int = 30
@@ -48,6 +51,7 @@ class AnalyzeParams:
     type_token_words: int = 10_000
     heaps_min_words: int = 1000
     max_ngram: int = 10
+    max_types: int = 200_000
     examples: int = 3
     example_chars: int = 160
 
@@ -58,6 +62,8 @@ class AnalyzeParams:
             )
         if self.max_ngram < 2:
             raise ValueError(f"max_ngram ({self.max_ngram}) must be at least 2")
+        if self.max_types < 4:
+            raise ValueError(f"max_types ({self.max_types}) must be at least 4")
 
 
 _RowsOf = Callable[[Profile, AnalyzeParams], Iterator[tuple[Any, ...]]]
@@ -97,19 +103,20 @@ def analyze(
 
 def summary(profile: Profile, together: Profile, params: AnalyzeParams) -> dict[str, Any]:
     """The numbers of a profile; `together` is that of the whole corpus."""
-    n_words = sum(profile.counts.values())
-    line = zipf_fit(profile.counts, params.zipf_min_rank, params.zipf_max_rank)
-    law = heaps_fit(growth(profile.first, n_words), params.heaps_min_words)
+    types, n_words = profile.types, profile.types.n_words
+    line = zipf_fit(types.counts, params.zipf_min_rank, params.zipf_max_rank)
+    law = heaps_fit(_growth(types), params.heaps_min_words)
+    occurrences, _ = types.sample()
+    richness = type_token_ratio(occurrences, n_words, params.type_token_words)
     return {
         "docs": profile.docs,
         "docs_frac": profile.docs / together.docs,
         "bytes": profile.text_bytes,
         "bytes_frac": profile.text_bytes / max(1, together.text_bytes),
         "words": n_words,
-        "types": len(profile.counts),
-        "type_token_ratio": type_token_ratio(profile.counts, params.type_token_words),
-        "words_seen_once_frac": sum(count == 1 for count in profile.counts.values())
-        / max(1, len(profile.counts)),
+        "types": types.scale * len(occurrences),
+        "type_token_ratio": types.scale * richness,
+        "words_seen_once_frac": sum(count == 1 for count in occurrences) / max(1, len(occurrences)),
         "compression_ratio": round(profile.text_bytes / max(1, profile.compressed_bytes), 2),
         "zipf_slope": line.slope if line else None,
         "zipf_r2": line.r2 if line else None,
@@ -117,18 +124,24 @@ def summary(profile: Profile, together: Profile, params: AnalyzeParams) -> dict[
         "heaps_beta": law.beta if law else None,
         "heaps_r2": law.r2 if law else None,
         "doc_words": percentiles(profile.lengths) | {"mean": n_words / max(1, profile.docs)},
-        "coverage": {str(size): coverage(profile.counts, size) for size in (100, 1000, 2000, 4000)},
+        "coverage": {str(size): coverage(types.counts, n_words, size) for size in (100, 1000, 2000, 4000)},
         "script_letters_frac": _shares(profile.letters),
         "main_language_docs": dict(sorted(profile.languages.items())),
         "repeated_ngrams_frac": {str(n): row["mean"] for n, row in repetition(profile).items()},
         "duplicate_lines_frac": profile.duplicate_share("lines"),
         "duplicate_paragraphs_frac": profile.duplicate_share("paragraphs"),
-        "top_words": [list(pair) for pair in ranked(profile.counts)[: params.top_words]],
+        "top_words": [list(pair) for pair in ranked(types.counts)[: params.top_words]],
         "top_ngrams": {
             str(n): [list(entry) for entry in found.top(params.top_ngrams)]
             for n, found in sorted(profile.frequent.items())
         },
-    }
+    } | ({"sampled_types": {"one_in": types.scale, "count_error": types.missed}} if types.scale > 1 else {})
+
+
+def _growth(types: Types) -> list[tuple[int, int]]:
+    """Distinct words by words read."""
+    _, first = types.sample()
+    return [(read, types.scale * met) for read, met in growth(first, types.n_words)]
 
 
 def repetition(profile: Profile) -> dict[int, dict[str, float]]:
@@ -195,8 +208,9 @@ def _reason_rows(drops: Drops) -> Iterator[tuple[Any, ...]]:
 
 def _zipf_rows(profile: Profile, params: AnalyzeParams, points: int = 60) -> Iterator[tuple[Any, ...]]:
     """(rank, word, count, count of the fitted line where it was fitted) at evenly spaced log ranks."""
-    top_down = ranked(profile.counts)
-    line = zipf_fit(profile.counts, params.zipf_min_rank, params.zipf_max_rank)
+    counts = profile.types.counts
+    top_down = [entry for entry in ranked(counts) if entry[1] > profile.types.missed]
+    line = zipf_fit(counts, params.zipf_min_rank, params.zipf_max_rank)
     ranks = np.unique(np.round(np.geomspace(1, max(1, len(top_down)), points)).astype(int)).tolist()
     fitted = range(params.zipf_min_rank, params.zipf_max_rank + 1)
     for rank in ranks[: len(top_down)]:
@@ -205,7 +219,7 @@ def _zipf_rows(profile: Profile, params: AnalyzeParams, points: int = 60) -> Ite
 
 def _heaps_rows(profile: Profile, params: AnalyzeParams) -> Iterator[tuple[Any, ...]]:
     """(words read, types met, types of the fitted law where it was fitted)."""
-    curve = growth(profile.first, sum(profile.counts.values()))
+    curve = _growth(profile.types)
     law = heaps_fit(curve, params.heaps_min_words)
     for n_words, types in curve:
         yield n_words, types, law.types(n_words) if law and n_words >= params.heaps_min_words else None
@@ -228,7 +242,9 @@ def _ngram_rows(profile: Profile, params: AnalyzeParams) -> Iterator[tuple[Any, 
 
 def _length_rows(corpora: Corpora, drops: Drops, params: AnalyzeParams) -> Iterator[tuple[Any, ...]]:
     """Histograms of every corpus and kind, and of every reason under the corpus `dropped`."""
-    groups = [(corpus, kind, p.lengths) for corpus, kinds in corpora.items() for kind, p in kinds.items()]
+    groups = [
+        (corpus, kind, p.lengths.tolist()) for corpus, kinds in corpora.items() for kind, p in kinds.items()
+    ]
     for stage, reason in dict.fromkeys((g.stage, g.reason) for g in drops.groups):
         of_reason = [g.lengths for g in drops.groups if (g.stage, g.reason) == (stage, reason)]
         groups.append(("dropped", f"{stage}: {reason}", list(chain.from_iterable(of_reason))))
@@ -247,7 +263,9 @@ def _profiles(path: Path, label: str, reason: str, params: AnalyzeParams) -> dic
     first = list(islice(documents, 1))
     if not first:
         raise ValueError(f"{path}: empty corpus; {reason}")
-    return profiles(chain(first, documents), label, max_n=params.max_ngram, listed_n=_LISTED_N)
+    return profiles(
+        chain(first, documents), label, max_n=params.max_ngram, listed_n=_LISTED_N, max_types=params.max_types
+    )
 
 
 def _sizes(path: Path) -> dict[str, dict[str, int]]:

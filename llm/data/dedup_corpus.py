@@ -89,8 +89,13 @@ def corpus_of_files(
     validation: Path, train: Path, methods: Mapping[str, Dedup], paragraphs: Paragraphs, scratch: Path
 ) -> Corpus:
     """Read both files. Raises ValueError for a line that is no document."""
+    run = mapper(validation, train)
+    for method in methods.values():
+        if method.needs_fit:
+            lines = chain(read_lines(validation), read_lines(train))
+            method.fit(run(partial(show_lines, method=method), lines))
     work = partial(look_at_lines, methods=methods, paragraphs=paragraphs)
-    facts = mapper(validation, train)(work, chain(read_lines(validation), read_lines(train)))
+    facts = run(work, chain(read_lines(validation), read_lines(train)))
     rows = _Rows(methods, scratch)
     for batch in progress(facts, f"dedup {', '.join(methods)}"):
         rows.add(batch)
@@ -115,9 +120,17 @@ def corpus_of_documents(
 ) -> Corpus:
     """The same for documents that are all there at once."""
     documents = [*validation, *train]
+    for method in methods.values():
+        if method.needs_fit:
+            method.fit([method.look([document.text for document in documents])])
     rows = _Rows(methods, None)
     rows.add(look_at(documents, methods=methods, paragraphs=paragraphs))
     return rows.corpus(len(validation), [document.text for document in documents])
+
+
+def show_lines(lines: Lines, *, method: Dedup) -> Ints:
+    """What a method that needs the corpus must know of a piece of a file."""
+    return method.look([document.text for document in lines.documents()])
 
 
 def look_at_lines(lines: Lines, *, methods: Mapping[str, Dedup], paragraphs: Paragraphs) -> Facts:

@@ -22,7 +22,7 @@ from itertools import chain, islice
 from multiprocessing import connection, get_context
 from typing import Any, Generic, TypeVar
 
-from llm.runtime import workers
+from llm.runtime import note_worker_memory, own_peak_bytes, workers
 
 B = TypeVar("B")
 R = TypeVar("R")
@@ -69,10 +69,19 @@ def map_batches(function: Callable[[B], R], batches: Iterable[B]) -> Iterator[R]
 
 
 @dataclass
+class _Done(Generic[R]):
+    """A result, the process it comes from, and the most memory that process has held."""
+
+    result: R
+    process: int
+    peak_bytes: int
+
+
+@dataclass
 class _Task(Generic[B, R]):
     number: int
     batch: B
-    result: Future[R]
+    result: Future["_Done[R]"]
 
     def lost(self) -> bool:
         """Whether a process died before it was done."""
@@ -101,7 +110,10 @@ class _Processes(Generic[B, R]):
     def take(self) -> R:
         if self._tasks[0].lost():
             self._redo()
-        return self._tasks.popleft().result.result()
+        done = self._tasks.popleft().result.result()
+        self._peaks[done.process] = done.peak_bytes
+        note_worker_memory(sum(self._peaks.values()))
+        return done.result
 
     def close(self) -> None:
         """All was taken: let them end."""
@@ -115,12 +127,13 @@ class _Processes(Generic[B, R]):
 
     def _start(self) -> None:
         context = get_context("forkserver")  # fork would copy the locks of threads that hold them
+        self._peaks: dict[int, int] = {}  # of the processes of this pool
         self._watched, self._held = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
             self._n_processes, context, initializer=_begin, initargs=(self._function, self._watched)
         )
 
-    def _submit(self, batch: B) -> Future[R]:
+    def _submit(self, batch: B) -> Future[_Done[R]]:
         try:
             return self._pool.submit(_work, batch)
         except BrokenProcessPool as error:  # a process died since the last result was taken
@@ -173,9 +186,9 @@ def _end_with(watched: connection.Connection) -> None:
     os._exit(1)
 
 
-def _work(batch: Any) -> Any:
+def _work(batch: Any) -> _Done[Any]:
     assert _function is not None
-    return _function(batch)
+    return _Done(_function(batch), os.getpid(), own_peak_bytes())
 
 
 # ---------------------------------------------------------------- a dask cluster

@@ -1,11 +1,12 @@
 """profile: what is known of the documents of one kind, counted batch by batch and put together in order.
 
 Words, lengths, vocabulary growth, scripts, repeated lines and n-grams. Batches are counted on all processes;
-only counts come back, so memory grows with the vocabulary and by some bytes for each document and line, never
-with the text. Equal numbers for any number of processes.
+only counts come back, so memory is bounded but for 44 bytes a document, and never grows with the text. Up to
+`MAX_TYPES` different words everything is exact (llm/data/distinct.py). Equal numbers for any number of processes.
 """
 
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from llm.data.distinct import Hashes, Types
 from llm.data.document import Document
 from llm.data.ngrams import Frequent, Ints, Listed, most_repeated, repeated_share, repeats
 from llm.data.parallel import map_batches
@@ -24,6 +26,7 @@ from llm.runtime import progress
 
 ALL = "all"
 BATCH_CHARS = 1 << 20
+MAX_TYPES = 200_000
 LISTED = 2000  # n-grams of each length that a batch reports, and a tenth of what is remembered of a corpus
 _SEPARATORS = {"lines": "\n", "paragraphs": "\n\n"}
 
@@ -60,46 +63,38 @@ class BatchCounts:
 
 @dataclass(kw_only=True)
 class Profile:
-    """All batches of one kind. counts: word -> occurrences, by first occurrence. first: where each stands first."""
+    """All batches of one kind. types: its words. lengths: words of each document."""
 
     max_n: int
+    max_types: int = MAX_TYPES
     text_bytes: int = 0
     compressed_bytes: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    first: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    lengths: "array[int]" = field(default_factory=lambda: array("q"))
     letters: Counter[Script] = field(default_factory=Counter)
     languages: Counter[Language] = field(default_factory=Counter)
     repeated: list[NDArray[np.float32]] = field(default_factory=list)
-    blocks: dict[str, list[NDArray[np.uint64]]] = field(default_factory=lambda: {k: [] for k in _SEPARATORS})
+    blocks: dict[str, Hashes] = field(default_factory=lambda: {name: Hashes() for name in _SEPARATORS})
     frequent: dict[int, Frequent] = field(default_factory=dict)
-    words_read: int = 0
+
+    def __post_init__(self) -> None:
+        self.types = Types(self.max_types)
 
     @property
     def docs(self) -> int:
         return len(self.lengths)
 
     def add(self, batch: Counts) -> None:
-        """Take in the next batch of this kind, but for its vocabulary growth."""
+        """Take in the next batch of this kind, whose words were met (`Types.meet`)."""
         self.text_bytes += batch.text_bytes
-        self.lengths += batch.lengths.tolist()
+        self.lengths.extend(batch.lengths.tolist())
         self.letters.update(batch.letters)
         self.languages.update(batch.languages)
         self.repeated.append(batch.repeated)
         for name, hashes in batch.blocks.items():
-            self.blocks[name].append(hashes)
+            self.blocks[name].add(hashes)
         for n, listed in batch.listed.items():
             self.frequent.setdefault(n, Frequent(10 * LISTED)).add(listed)
-        for word, count in zip(batch.types, batch.occurrences.tolist(), strict=True):
-            self.counts[word] += count
-
-    def grow(self, types: list[str], first: Ints, n_words: int) -> None:
-        """Note where new words stand first. Comes before `add`, which makes them known."""
-        known = self.counts
-        for word, position in zip(types, first.tolist(), strict=True):
-            if word not in known:
-                self.first.append(self.words_read + position)
-        self.words_read += n_words
+        self.types.count(batch.types, batch.occurrences.tolist())
 
     def repeated_share(self) -> NDArray[np.float32]:
         """Share of repeated n-grams of each document. Shape (documents, max_n - 1)."""
@@ -107,8 +102,8 @@ class Profile:
 
     def duplicate_share(self, name: str) -> float:
         """Share of the lines or paragraphs that occurred before, in any document."""
-        hashes = np.concatenate(self.blocks[name]) if self.blocks[name] else np.zeros(0, np.uint64)
-        return 1.0 - len(np.unique(hashes)) / len(hashes) if len(hashes) else 0.0
+        blocks = self.blocks[name]
+        return 1.0 - blocks.distinct() / blocks.total if blocks.total else 0.0
 
 
 def profiles(
@@ -118,20 +113,24 @@ def profiles(
     max_n: int = 10,
     listed_n: tuple[int, ...] = (2, 3, 5, 10),
     batch_chars: int = BATCH_CHARS,
+    max_types: int = MAX_TYPES,
 ) -> dict[str, Profile]:
     """One profile for each kind, sorted by name, and one for all together; the documents are read once, in order."""
     found: dict[str, Profile] = {}
-    together = Profile(max_n=max_n)
+    together = Profile(max_n=max_n, max_types=max_types)
     packers: dict[str, _Packer] = {}
     read = _packed(progress(documents, f"analyze {label}"), packers)
     count = partial(count_batch, max_n=max_n, listed_n=listed_n)
     for batch in map_batches(count, batches(read, batch_chars)):
-        together.grow(batch.types, batch.first, sum(int(c.lengths.sum()) for c in batch.kinds.values()))
+        n_words = sum(int(counts.lengths.sum()) for counts in batch.kinds.values())
+        together.types.meet(batch.types, batch.first.tolist(), n_words)
         for kind, counts in batch.kinds.items():
-            profile = found.setdefault(kind, Profile(max_n=max_n))
-            profile.grow(counts.types, counts.first, int(counts.lengths.sum()))
+            profile = found.setdefault(kind, Profile(max_n=max_n, max_types=max_types))
+            profile.types.meet(counts.types, counts.first.tolist(), int(counts.lengths.sum()))
             profile.add(counts)
+            profile.types.settle()
             together.add(counts)
+        together.types.settle()
     for kind, packer in packers.items():
         found[kind].compressed_bytes = packer.close()
     together.compressed_bytes = sum(profile.compressed_bytes for profile in found.values())

@@ -51,6 +51,8 @@ class Spool:
 
 def take(array: NDArray[Any], rows: NDArray[np.int64], folder: Path | None = None) -> NDArray[Any]:
     """`array[rows]`, in a file where it is large."""
+    if len(rows) * array[:1].nbytes <= IN_MEMORY_BYTES:
+        return np.asarray(array[rows])  # one copy; pieces and their sum would be two
     spool = Spool(folder)
     spool.append(array[:0])
     n_rows = 1 + _COPIED_BYTES // max(1, array[:1].nbytes)

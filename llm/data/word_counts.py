@@ -8,7 +8,7 @@ Shapes      V distinct words, P points of a curve
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,20 +86,19 @@ def _least_squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[floa
     return slope, float(y.mean() - slope * x.mean()), 1.0 - rest / total if total else 1.0
 
 
-def type_token_ratio(counts: Counter[str], sample: int) -> float:
-    """Distinct words expected among `sample` words drawn at random, for each word drawn.
+def type_token_ratio(counts: Iterable[int], n_words: int, draws: int) -> float:
+    """Distinct words expected among `draws` words drawn at random from `n_words`, for each word drawn.
 
     A type that makes up c of N words is missed by n draws with probability about (1 - n/N)^c (2).
     """
-    n_words = sum(counts.values())
-    sample = min(sample, n_words)
-    if sample == 0:
+    draws = min(draws, n_words)
+    if draws == 0:
         return 0.0
-    occurrences = np.array(sorted(counts.values()), dtype=np.float64)
-    return float((1.0 - (1.0 - sample / n_words) ** occurrences).sum()) / sample
+    occurrences = np.array(sorted(counts), dtype=np.float64)
+    return float((1.0 - (1.0 - draws / n_words) ** occurrences).sum()) / draws
 
 
-def coverage(counts: Counter[str], size: int) -> float:
+def coverage(counts: Counter[str], n_words: int, size: int) -> float:
     """Share of all words that belong to the `size` most frequent ones (3)."""
     top = sum(count for _, count in counts.most_common(size))
-    return top / max(1, sum(counts.values()))
+    return top / max(1, n_words)

@@ -9,19 +9,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm import registry
+from llm.data.dedup import simhash
 from llm.data.dedup.base import Dedup
 from llm.data.deduplicate import DedupParams, deduplicate
 from llm.data.document import Document
 from llm.data.paragraphs import none as no_paragraphs
 
 FAMILY = "llm.data.dedup"
-KINDS = registry.kinds(FAMILY)
+CONFIGS = {kind: registry.module(FAMILY, kind).Config() for kind in registry.kinds(FAMILY)} | {
+    "simhash, words by idf": simhash.Config(shingle_words=1, weights="idf")
+}
+KINDS = list(CONFIGS)
 FINDING = [kind for kind in KINDS if kind != "none"]
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdklmnrst"]
 
 
 def build(kind: str) -> Dedup:
-    method: Dedup = registry.build(registry.module(FAMILY, kind).Config())
+    method: Dedup = registry.build(CONFIGS[kind])
+    return method
+
+
+def fitted(kind: str, texts: list[str]) -> Dedup:
+    method = build(kind)
+    if method.needs_fit:
+        method.fit([method.look(texts)])
     return method
 
 
@@ -36,17 +47,25 @@ def document(name: str, text: str) -> Document:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_signature_depends_on_its_own_text_alone(kind: str) -> None:
     texts = [text(1), "", text(2), "short", text(1), text(3, 4000)]
-    together = build(kind).signatures(texts)
-    apart = np.concatenate([build(kind).signatures([one]) for one in texts])
+    together = fitted(kind, texts).signatures(texts)
+    apart = np.concatenate([fitted(kind, texts).signatures([one]) for one in texts])
     assert together.shape[0] == len(texts)
     np.testing.assert_array_equal(together, apart)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_method_survives_the_way_to_another_process(kind: str) -> None:
-    method = build(kind)
+    method = fitted(kind, [text(4), text(5)])
     copy = pickle.loads(pickle.dumps(method))
     np.testing.assert_array_equal(copy.signatures([text(4)]), method.signatures([text(4)]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if build(kind).needs_fit])
+def test_the_looks_of_shards_in_any_order_give_the_same_signatures(kind: str) -> None:
+    texts = [text(seed, 20 + 50 * seed) for seed in range(7)] + ["", "short"]
+    whole, shards = fitted(kind, texts), build(kind)
+    shards.fit(shards.look(texts[i : i + 2]) for i in (4, 0, 8, 2, 6))
+    np.testing.assert_array_equal(whole.signatures(texts), shards.signatures(texts))
 
 
 @pytest.mark.parametrize("kind", FINDING)
@@ -85,7 +104,7 @@ def test_a_stand_in_stands_for_itself_and_comes_first(kind: str, texts: list[str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kept_documents_do_not_depend_on_the_order_of_the_input(kind: str) -> None:
-    config = registry.module(FAMILY, kind).Config()
+    config = CONFIGS[kind]
     none = registry.module(FAMILY, "none").Config()
     documents = [document(f"d{i}", text(i % 7, 1500) + " tail" * (i // 7)) for i in range(21)]
     kept = []

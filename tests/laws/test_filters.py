@@ -216,7 +216,7 @@ def build(kind: str, config: dict[str, Any] | None = None) -> Filter:
         return Normalize(NormalizeParams(**(config or {})))
     filter_: Filter = registry.build(registry.module(FAMILY, kind).Config(**(config or {})))
     if filter_.needs_references:
-        filter_.refer({"quiz": [ITEM]})
+        filter_.refer({"quiz": [(ITEM,)]})
     if filter_.needs_fit:
         filter_.fit([document("the cat " * 5 + "quux"), document(TALE), document(CHAT)])
     return filter_

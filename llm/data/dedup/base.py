@@ -5,11 +5,14 @@ alone, so rows can be made in any order, process or shard and stacked. `pairs` t
 document of a cluster is kept is no business of the method: the caller sorts its documents best first, and
 the first of each cluster stays (llm/data/deduplicate.py states the order).
 
+A method that must know the corpus before it makes a row (`needs_fit`) is shown all texts once: `look` at each
+batch, in any process, then `fit` on what came back.
+
 Shapes      N documents, M pairs, W numbers in a signature
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -40,6 +43,15 @@ class Dedup:
     """One way to say which documents are the same. `reason` is the name a dropped document carries."""
 
     reason = "duplicate"
+    needs_fit = False
+
+    def look(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """What `fit` must know of a batch of texts; the looks of batches add up to that of all their texts."""
+        raise TypeError(f"{type(self).__name__} needs no look at {len(texts)} texts")
+
+    def fit(self, looks: Iterable[NDArray[np.int64]]) -> None:
+        """Take what `look` saw in each batch, before the first signature; only called when `needs_fit`."""
+        raise TypeError(f"{type(self).__name__} needs no fit on {type(looks).__name__}")
 
     def signatures(self, texts: Sequence[str]) -> NDArray[Any]:
         """[N] texts -> [N, W]; row i depends on texts[i] alone."""
@@ -55,6 +67,8 @@ class Dedup:
 
     def duplicates(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """[N] texts, best first -> [N] the row that stands for each: its own, or an earlier one."""
+        if self.needs_fit:
+            self.fit([self.look(texts)])
         return clusters(len(texts), self.pairs(self.signatures(texts), texts).rows_M2)
 
 

@@ -1,18 +1,19 @@
 """SimHash: features vote on 64 bits; texts whose fingerprints differ in few bits are near copies.
 
-Equations   (1)-(4) in docs/data/dedup/simhash.md; comments below carry the same numbers
+Equations   (1)-(5) in docs/data/dedup/simhash.md; comments below carry the same numbers
 Source      Charikar 2002 (the fingerprint); Manku, Jain & Das Sarma 2007 (64 bits, 3 differing, search by blocks)
-Cost        O(64 · words) once; 8 bytes a document; O(N · blocks) to find candidates
-Differs     from Manku et al.: features are shingles that weigh as often as they occur, not words with idf; blocks
-            are sorted one after the other instead of kept as permuted tables
-Shapes      N documents, S features of a group of documents, M pairs, U distinct fingerprints
+Cost        O(64 · words) once, twice with idf; 8 bytes a document; O(N · blocks) to find candidates
+Differs     from Manku et al.: features are shingles; documents are counted for each of 2^20 groups of features, so
+            that rarity takes 8 MB whatever the corpus; blocks are sorted one after the other instead of kept as
+            permuted tables
+Shapes      N documents, S features of a group of documents, M pairs, U distinct fingerprints, C groups of features
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +25,23 @@ U64 = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 
 _BITS = 64
+_GROUP_BITS = 20  # of a feature's hash: documents are counted for each of 2^20 groups of features
+_UNIT = (
+    1024  # weights are whole numbers of this unit, so that votes are the same in any order and on any machine
+)
 _WORDLESS = np.uint64(0)  # the fingerprint of a text without words; another text has it by chance 2^-64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """max_distance: bits in which the fingerprints of copies may differ. shingle_words: words in a feature."""
+    """max_distance: bits in which the fingerprints of copies may differ. shingle_words: words in a feature.
+
+    weights: a feature votes as often as it occurs (`count`), or that many times its rarity in the corpus (`idf`).
+    """
 
     max_distance: int = 3
     shingle_words: int = 2
+    weights: Literal["count", "idf"] = "count"
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_distance < _BITS // 2:
@@ -50,11 +59,40 @@ class SimHash(Dedup):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.needs_fit = config.weights == "idf"
+        self.weights_C: NDArray[np.int32] | None = None  # of each group of features, after `fit`
+
+    def look(self, texts: Sequence[str]) -> Ints:
+        """In how many texts each group of features occurs, and, last, the number of texts."""
+        counts_C = np.zeros(2**_GROUP_BITS + 1, dtype=np.int64)
+        for some in groups(texts):
+            values_S, sizes_N = shingle_hashes(some, self.config.shingle_words)
+            document_S = np.repeat(np.arange(len(some)), sizes_N)
+            once = np.unique((document_S << _GROUP_BITS) + _group(values_S))
+            np.add.at(counts_C, once & (2**_GROUP_BITS - 1), 1)
+        counts_C[-1] = len(texts)
+        return counts_C
+
+    def fit(self, looks: Iterable[Ints]) -> None:
+        total_C = np.zeros(2**_GROUP_BITS + 1, dtype=np.int64)
+        for look in looks:
+            total_C += look
+        rarity_C = np.log1p(total_C[-1] / np.maximum(total_C[:-1], 1))  # (5)
+        self.weights_C = np.round(_UNIT * rarity_C).astype(np.int32)
 
     def signatures(self, texts: Sequence[str]) -> NDArray[Any]:
         parts = [np.zeros(0, dtype=np.uint64)]
-        parts += [fingerprints(shingle_hashes(group, self.config.shingle_words)) for group in groups(texts)]
+        for some in groups(texts):
+            features = shingle_hashes(some, self.config.shingle_words)
+            parts.append(fingerprints(features, self._weights(features)))
         return np.concatenate(parts)[:, None]
+
+    def _weights(self, features: Hashed) -> NDArray[np.int32] | None:
+        if not self.needs_fit:
+            return None
+        if self.weights_C is None:
+            raise ValueError("simhash: weights 'idf' are not fitted; show the corpus to look and fit first")
+        return self.weights_C[_group(features.values)]
 
     def pairs(self, signatures_NW: NDArray[Any], texts: Texts) -> Pairs:
         filled = np.flatnonzero(signatures_NW[:, 0] != _WORDLESS)
@@ -78,7 +116,12 @@ class SimHash(Dedup):
         return np.sum(chances, axis=0)  # (4)
 
 
-def fingerprints(features: Hashed, weights_S: NDArray[np.float64] | None = None) -> U64:
+def _group(values_S: U64) -> Ints:
+    """The group of each feature: features that share one share its count of documents."""
+    return (values_S >> np.uint64(_BITS - _GROUP_BITS)).astype(np.int64)
+
+
+def fingerprints(features: Hashed, weights_S: NDArray[Any] | None = None) -> U64:
     """Bit i is 1 where the features with bit i outweigh those without it; a tie is 0 (1), (2)."""
     values_S, sizes_N = features
     out_N = np.full(len(sizes_N), _WORDLESS, dtype=np.uint64)
@@ -90,7 +133,8 @@ def fingerprints(features: Hashed, weights_S: NDArray[np.float64] | None = None)
     if weights_S is None:
         votes = 2 * np.add.reduceat(bits_SB, starts, axis=0, dtype=np.int32) - sizes_N[filled, None]
     else:
-        votes = np.add.reduceat((2.0 * bits_SB - 1.0) * weights_S[:, None], starts, axis=0)
+        signs_SB = 2 * bits_SB.astype(np.int8) - 1
+        votes = np.add.reduceat(signs_SB * weights_S[:, None], starts, axis=0, dtype=np.int64)
     out_N[filled] = np.packbits(votes > 0, axis=1).view(">u8").ravel()
     return out_N
 

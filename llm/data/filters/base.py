@@ -12,6 +12,8 @@ from typing import Any
 
 from llm.data.document import Document
 
+Item = tuple[str, ...]  # of a benchmark: texts, each of which gives it away
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -37,8 +39,8 @@ class Filter:
     needs_references = False
     needs_fit = False
 
-    def refer(self, benchmarks: Mapping[str, Iterable[str]]) -> None:
-        """Take the texts models are measured on, by benchmark, before anything else; see `needs_references`."""
+    def refer(self, benchmarks: Mapping[str, Iterable[Item]]) -> None:
+        """Take the items models are measured on, by benchmark, before anything else; see `needs_references`."""
         raise TypeError(f"{type(self).__name__} needs no references ({', '.join(benchmarks)})")
 
     def fit(self, documents: Iterable[Document]) -> None:

@@ -10,7 +10,8 @@ Shapes      W words of a document
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class Config:
     Fractions are of words or lines; `_chars_frac` is of the characters of all words.
     min_words_for_repetition: shorter documents are not judged by the three rules about repetition.
     swear_kinds: document kinds in which strong swear words are counted.
+    by_kind: document kind -> limits of its own in place of these, as `{poetry: {min_stop_words: 0}}`.
     """
 
     min_words: int = 10
@@ -64,6 +66,15 @@ class Config:
     max_duplicate_ngram_chars_frac: float = 0.35
     max_swear_words: int = 0
     swear_kinds: tuple[str, ...] = ("chat",)
+    by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {limit.name for limit in fields(self) if limit.name.startswith(("min_", "max_"))}
+        for kind, own in self.by_kind.items():
+            if unknown := sorted(own.keys() - known):
+                raise ValueError(
+                    f"by_kind.{kind}: no such limit ({', '.join(unknown)}); limits: {', '.join(sorted(known))}"
+                )
 
 
 class Quality(Filter):
@@ -87,6 +98,7 @@ class Quality(Filter):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.limits = {kind: replace(config, **cast(Any, own)) for kind, own in config.by_kind.items()}
 
     def judge(self, document: Document) -> Verdict:
         broken = first_broken(self._rules(document))
@@ -94,7 +106,7 @@ class Quality(Filter):
 
     def _rules(self, document: Document) -> Iterator[Rule]:
         """Cheapest first; words are counted without the marks of speakers."""
-        limit, no_limit = self.config, float("inf")
+        limit, no_limit = self.limits.get(document.kind, self.config), float("inf")
         text = without_speakers(document.text)
         found = words(text)
         yield "too_short", len(found), limit.min_words, no_limit

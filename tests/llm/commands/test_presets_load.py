@@ -40,7 +40,7 @@ def test_params_yaml_is_the_cpu_preset() -> None:
 def test_bilingual_is_cpu_with_poems_and_a_vocabulary_for_them() -> None:
     cpu, bilingual = (read_yaml(ROOT / "configs" / f"{name}.yaml") for name in ("cpu", "bilingual"))
     cpu["download"]["source"]["registry"]["kinds"].append("poetry")
-    cpu["filter"]["quality"] |= {"min_mean_word": 1.0, "min_stop_words": 0}
+    cpu["filter"]["quality"]["by_kind"] = {"poetry": {"min_mean_word": 1.0, "min_stop_words": 0}}
     cpu["tokenizer"]["vocab_size"] = 8192
     assert bilingual == cpu
 

@@ -54,7 +54,7 @@ def test_every_task_is_here() -> None:
 @pytest.mark.parametrize("kind", SHOWN)
 def test_what_a_task_shows_is_in_a_benchmark(raw: Path, kind: str) -> None:
     task = registry.build(registry.module("llm.eval.tasks", kind).Config(**CONFIGS.get(kind, {})))
-    texts = [text for items in benchmark_texts(raw).values() for text in items]
+    texts = [text for items in benchmark_texts(raw).values() for item in items for text in item]
     shown = [text for example in task.load(raw) for text in SHOWN[kind](example)]
     assert shown
     assert all(any(text in known for known in texts) for text in shown)

@@ -10,7 +10,7 @@ import pytest
 
 from llm.data import dedup_corpus, spool
 from llm.data import document as document_module
-from llm.data.dedup import exact, minhash, none
+from llm.data.dedup import exact, minhash, none, simhash
 from llm.data.deduplicate import DedupParams, cluster_report, deduplicate, deduplicate_set
 from llm.data.document import Document, read_documents, write_documents
 from llm.data.funnel import read_dropped
@@ -241,11 +241,18 @@ def corpus(folder: Path, n_documents: int) -> None:
     write_set(folder, train, [document(f"v{n}", text(n)) for n in range(4)])
 
 
-@pytest.mark.parametrize("paragraphs", [OFF, exact_paragraphs.Config()])
+@pytest.mark.parametrize(
+    ("near", "paragraphs"),
+    [
+        (minhash.Config(), OFF),
+        (minhash.Config(), exact_paragraphs.Config()),
+        (simhash.Config(shingle_words=1, weights="idf"), OFF),
+    ],
+)
 def test_files_workers_and_scratch_files_change_no_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paragraphs: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, near: Any, paragraphs: Any
 ) -> None:
-    params = DedupParams(exact=exact.Config(), near=minhash.Config(), paragraphs=paragraphs)
+    params = DedupParams(exact=exact.Config(), near=near, paragraphs=paragraphs)
     corpus(tmp_path / "raw", 90)
     train, validation = (
         list(read_documents(tmp_path / f"raw/{name}.jsonl")) for name in ("train", "validation")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from llm import runtime
 from llm.data import document, parallel
 from llm.data import filter as filter_module
 from llm.data.deduplicate import DedupParams, deduplicate_set
@@ -69,6 +70,23 @@ def test_results_are_in_order_whatever_the_processes(monkeypatch: pytest.MonkeyP
     results = list(map_batches(square, range(12)))
     assert [square for square, _ in results] == [number**2 for number in range(12)]
     assert (os.getpid() in {pid for _, pid in results}) == (workers == "1")
+
+
+def hold(megabytes: int) -> int:
+    """Fill so much memory, and let it go."""
+    return len(bytearray(b"x") * (megabytes << 20)) >> 20
+
+
+def test_memory_of_the_workers_counts(two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_WORKERS", {"peak_bytes": 0})
+    alone = runtime.peak_memory_bytes()
+    assert list(map_batches(hold, [1, 1])) == [1, 1]
+    before = runtime._WORKERS["peak_bytes"]
+    assert list(map_batches(hold, [1, 400, 1])) == [1, 400, 1]
+    assert runtime._WORKERS["peak_bytes"] > max(before, 400 << 20)
+    assert runtime.peak_memory_bytes() >= alone + (400 << 20)
+    assert list(map_batches(hold, [1, 1])) == [1, 1]
+    assert runtime._WORKERS["peak_bytes"] > 400 << 20  # the largest pool of the stage
 
 
 def test_a_slow_batch_holds_back_the_ones_after_it(two: None) -> None:

@@ -35,8 +35,8 @@ def found(profile: Profile) -> dict[str, object]:
         "docs": profile.docs,
         "bytes": profile.text_bytes,
         "packed": profile.compressed_bytes,
-        "counts": profile.counts,
-        "first": profile.first,
+        "counts": profile.types.counts,
+        "first": profile.types.sample()[1],
         "lengths": sorted(profile.lengths),
         "letters": profile.letters,
         "languages": profile.languages,
@@ -79,9 +79,9 @@ def test_the_counts_are_those_of_plain_loops() -> None:
     for kind, profile in result.items():
         members = [d for d in documents if kind in (d.kind, ALL)]
         read = [word for d in members for word in words(d.text)]
-        assert profile.counts == Counter(read)
-        assert [read[position] for position in profile.first] == list(dict.fromkeys(read))
-        assert profile.first == [read.index(word) for word in dict.fromkeys(read)]
+        assert profile.types.counts == Counter(read)
+        assert [read[position] for position in profile.types.sample()[1]] == list(dict.fromkeys(read))
+        assert profile.types.sample()[1] == [read.index(word) for word in dict.fromkeys(read)]
         assert sorted(profile.lengths) == sorted(len(words(d.text)) for d in members)
         lines = [line for d in members for line in d.text.split("\n")]
         assert profile.duplicate_share("lines") == pytest.approx(1 - len(set(lines)) / len(lines))
@@ -104,7 +104,7 @@ def test_speaker_marks_are_no_part_of_a_repeated_line() -> None:
 
 def test_a_text_without_words_is_counted_too() -> None:
     profile = profiles([document("a", "…"), document("b", "")], "")[ALL]
-    assert (profile.docs, profile.lengths, dict(profile.counts)) == (2, [0, 0], {})
+    assert (profile.docs, list(profile.lengths), dict(profile.types.counts)) == (2, [0, 0], {})
     assert profile.repeated_share().shape == (2, 9)
     assert np.isfinite(profile.repeated_share()).all()
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from math import comb
+from math import comb, log
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data.dedup.simhash import Config, SimHash, fingerprints, near_pairs
-from llm.data.shingles import Hashed
+from llm.data.shingles import Hashed, shingles
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdklmnrst"]
 
@@ -104,6 +104,48 @@ def test_the_curve_is_the_binomial_of_the_differing_bits() -> None:
     got = SimHash(Config(max_distance=3)).curve(np.array([1.0, 0.95, 0.0]))
     np.testing.assert_allclose(got[:2], [1.0, want])
     assert got[2] < 1e-12
+
+
+IDF = Config(shingle_words=1, weights="idf")
+
+
+def test_idf_votes_equal_the_definition() -> None:
+    draw = random.Random(5)
+    texts = [
+        " ".join(draw.choices(WORDS[: draw.randrange(2, 300)], k=draw.randrange(1, 200))) for _ in range(40)
+    ]
+    method = SimHash(IDF)
+    method.fit([method.look(texts)])
+    features = [shingles(text, 1).tolist() for text in texts]
+    for text, found in zip(texts, features, strict=True):
+        votes = [0] * 64
+        for h in found:
+            n_texts = sum(any(other >> 44 == h >> 44 for other in some) for some in features)
+            weight = round(1024 * log(1 + len(texts) / n_texts))
+            votes = [v + (weight if h >> bit & 1 else -weight) for bit, v in enumerate(votes)]
+        want = sum(1 << bit for bit, v in enumerate(votes) if v > 0)
+        assert method.signatures([text])[0, 0] == want
+
+
+def test_frequent_words_do_not_make_texts_alike_when_rarity_weighs() -> None:
+    draw = random.Random(6)
+    texts = [
+        " ".join(draw.choice(WORDS[:20] if draw.random() < 0.5 else WORDS) for _ in range(300))
+        for _ in range(100)
+    ]
+    bits = []
+    for config in (Config(shingle_words=1), IDF):
+        method = SimHash(config)
+        method.fit([method.look(texts)])
+        found = method.signatures(texts)[:, 0]
+        bits.append(np.bitwise_count(found[:50] ^ found[50:]).mean())
+    assert bits[0] < 18
+    assert bits[1] > bits[0] + 5
+
+
+def test_idf_without_the_corpus_is_refused() -> None:
+    with pytest.raises(ValueError, match="not fitted"):
+        SimHash(IDF).signatures(["a text"])
 
 
 def test_near_copies_are_joined_and_counted() -> None:

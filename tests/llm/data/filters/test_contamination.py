@@ -23,7 +23,7 @@ def document(text: str, name: str = "d") -> Document:
 
 def fitted(items: dict[str, list[str]], texts: list[str], **fields) -> Contamination:
     filter_ = build(Config(**fields))
-    filter_.refer(items)
+    filter_.refer({name: [(text,) for text in texts] for name, texts in items.items()})
     filter_.fit([document(text, str(i)) for i, text in enumerate(texts)])
     return filter_
 
@@ -56,12 +56,47 @@ def test_unrelated_text_is_kept_and_items_stay_clean() -> None:
     assert filter_.facts() == {"dirty_items_frac": {"quiz": 0.0}}
 
 
-def test_short_items_count_whole_and_very_short_ones_not_at_all() -> None:
+def test_short_items_count_whole_wherever_they_stand() -> None:
     nine = "purple owls never whistle before nine o'clock on mondays"
-    seven = "purple owls never whistle before nine mondays"
-    texts = [FILLER + nine, FILLER + nine.replace("owls", "cats"), FILLER + seven]
-    filter_ = fitted({"quiz": [nine, seven]}, texts)
-    assert [filter_.judge(document(text)).keep for text in texts] == [False, True, True]
+    texts = [FILLER + nine, FILLER + nine.replace("owls", "cats")]
+    filter_ = fitted({"quiz": [nine]}, texts)
+    assert [filter_.judge(document(text)).keep for text in texts] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("{}", True),
+        (FILLER + "\n{}", True),
+        ("{}\n" + FILLER, True),
+        ("A: hello\nB: {}\n\nA: the end", True),
+        (FILLER + "{}", False),
+        ("{} and then some", False),
+        ("what is\n7 + 25?", False),
+        ("what is 7 + 26?", False),
+    ],
+)
+def test_very_short_items_count_where_they_are_a_whole_line(text: str, found: bool) -> None:
+    text = text.format("What is 7 + 25?")
+    filter_ = fitted({"quiz": ["what is 7 + 25?", "ok"]}, [text])
+    assert filter_.judge(document(text)).keep is not found
+    assert filter_.facts() == {"dirty_items_frac": {"quiz": 0.5 * found}}
+    assert fitted({"quiz": ["what is 7 + 25?"]}, [text], min_line_words=8).judge(document(text)).keep
+
+
+def test_three_words_are_no_evidence() -> None:
+    assert fitted({"quiz": ["so good morning"]}, ["so good morning"]).judge(document("so good morning")).keep
+
+
+def test_a_question_quoted_without_its_answer_is_found() -> None:
+    question = "which famous general carried nine blue stones over frozen hills?"
+    answer = "It was the duke of nowhere, in a hard winter."
+    filter_ = build(Config())
+    filter_.refer({"quiz": [(f"{question}\n{answer}", question)], "other": [(f"{question}\n{answer}",)]})
+    texts = [FILLER + question, FILLER + answer, f"{FILLER} {question} {answer}"]
+    filter_.fit([document(texts[0])])
+    assert [filter_.judge(document(text)).keep for text in texts] == [False, True, False]
+    assert filter_.facts() == {"dirty_items_frac": {"quiz": 1.0, "other": 0.0}}
 
 
 def test_chinese_goes_by_characters() -> None:
@@ -100,7 +135,7 @@ WORDS = st.lists(st.sampled_from(["ab", "cd", "ef", "gh", "the"]), max_size=40).
 @settings(max_examples=80, deadline=None)
 @given(items=st.lists(WORDS, min_size=1, max_size=4), text=WORDS)
 def test_hits_equal_an_intersection_of_sets(items: list[str], text: str) -> None:
-    filter_ = fitted({"quiz": items}, [], n=4, min_words=2)
+    filter_ = fitted({"quiz": items}, [], n=4, min_words=2, min_line_words=2)
     names = [word for word, _, _ in _words(text)]
 
     def grams(words: list[str], n: int) -> set[tuple[str, ...]]:
@@ -136,7 +171,8 @@ def test_items_are_question_and_answer(tmp_path: Path) -> None:
         write_documents(tmp_path / name / "validation.jsonl", [one])
     found = benchmark_texts(tmp_path)
     assert found == {
-        "pretrain": ["a tale"], "sft": ["why?\nso."], "preference": ["why?\nbecause"], "prompts": ["why?"],
+        "pretrain": [("a tale",)], "sft": [("why?\nso.", "why?")], "preference": [("why?\nbecause", "why?")],
+        "prompts": [("why?",)],
     }  # fmt: skip
     write_documents(tmp_path / "sft" / "validation.jsonl", [document("no messages", "odd")])
     with pytest.raises(ValueError, match=re.escape("item 'odd' is not as its set demands")):
@@ -144,7 +180,12 @@ def test_items_are_question_and_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), [({"min_words": 14}, "min_words"), ({"max_items": 0}, "max_items")]
+    ("fields", "message"),
+    [
+        ({"min_words": 14}, "min_words"),
+        ({"min_line_words": 9}, "min_line_words"),
+        ({"max_items": 0}, "max_items"),
+    ],
 )
 def test_config_names_what_is_wrong(fields, message) -> None:
     with pytest.raises(ValueError, match=message):

@@ -12,7 +12,7 @@ from llm.data.filters.quality import (
 )
 
 
-def judge(text: str, kind: str = "tales", **config: float):  # type: ignore[no-untyped-def]
+def judge(text: str, kind: str = "tales", **config: object):  # type: ignore[no-untyped-def]
     document = Document(id="d", source="s", kind=kind, licence="l", work="w", text=text)
     return Quality(Config(**config)).judge(document)  # type: ignore[arg-type]
 
@@ -74,3 +74,20 @@ def test_the_first_broken_rule_names_the_reason() -> None:
 @pytest.mark.parametrize("text", ["", "\n\n", "...", "你好"])
 def test_nearly_nothing_is_too_short(text: str) -> None:
     assert judge(text).reason == "too_short"
+
+
+def test_a_kind_may_have_limits_of_its_own() -> None:
+    poem = "床前明月光，疑是地上霜。举头望明月，低头思故乡。"
+    own = {"poetry": {"min_mean_word": 1.0, "min_stop_words": 0}}
+    assert judge(poem, "poetry").reason == "words_too_short"
+    assert judge(poem, "poetry", by_kind={"poetry": {"min_mean_word": 1.0}}).reason == "no_stop_words"
+    assert judge(poem, "poetry", by_kind=own).keep
+    assert judge(poem, "tales", by_kind=own).reason == "words_too_short"
+    assert (
+        judge(poem, "poetry", by_kind=own, min_words=30).reason == "too_short"
+    )  # what it does not name stays
+
+
+def test_a_limit_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match=r"by_kind.poetry: no such limit \(min_word\); limits: max_bullet"):
+        Config(by_kind={"poetry": {"min_word": 1}})
