@@ -20,9 +20,9 @@ MUTANTS = [
     (
         "cached keys are not rotated",
         "gqa", 0, "llm.nn.mixers.gqa",
-        "        state.append(k, v, step)",
+        "        state.append(k, v, step)\n        o_BNTH",
         "        angles = position.angles(0 * step.positions_BT, k.dtype)\n"
-        "        state.append(self.project(x_BTD, position, angles)[1], v, step)",
+        "        state.append(self.project(x_BTD, position, angles)[1], v, step)\n        o_BNTH",
     ),
     (
         "the position starts at 0 again with every step",
@@ -45,8 +45,14 @@ MUTANTS = [
     (
         "key-value heads are tiled in the cache, not repeated",
         "gqa", 0, "llm.nn.mixers.gqa",
-        "return self.k_BGSH[:, :, : self.longest]",
-        "return self.k_BGSH.flip(1)[:, :, : self.longest]",
+        "return self.k_BGSH.narrow(2, 0, self.longest)",
+        "return self.k_BGSH.flip(1).narrow(2, 0, self.longest)",
+    ),
+    (
+        "a decoded key overwrites the one before",
+        "gqa", 0, "llm.nn.mixers.gqa",
+        "self.k_BGSH.narrow(2, step.place, 1)",
+        "self.k_BGSH.narrow(2, max(step.place - 1, 0), 1)",
     ),
     (
         "the gate is that of the token before",
@@ -179,6 +185,8 @@ MUTANTS = [
         "rwkv_channel", 1, "llm.nn.kernels.token_shift",
         "last_inputs(seen, 1, real_BT)",
         "seen[:, -1:]",
+    ),
+    (
         "a block is chosen before it is over",
         "moba", 0, "llm.nn.mixers.moba",
         "past = (block_c >= first) & (block_c < own)",
