@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llm import registry
+from llm.nn.kernels.token import Linear, Module
 from llm.nn.mixers.base import Context, Site, State, Step, next_step, rows_of
 from llm.nn.mtp import MTPConfig, MTPModule
 from llm.nn.position.base import Position, Shape, segment_positions
@@ -46,7 +47,7 @@ class ModelConfig:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
     """Token ids in, next-token logits out."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -62,7 +63,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(self.layers)
         last = self.layers[-1]
         self.final_norm = registry.build(config.norm, config.d_model) if last.final_norm else nn.Identity()
-        self.head = nn.Linear(config.d_model, vocab_size, bias=False)
+        self.head = Linear(config.d_model, vocab_size)
         self.position: Position = registry.build(config.position, self._shape())
         # typed as a plain list and registered as for the blocks; depth 0 leaves no trace in the weights.
         # turn 0: a module reads rows of its own, for which no layer of the decoder has left anything

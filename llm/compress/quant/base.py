@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.nn.kernels.token import product
 from llm.nn.model import Decoder
 
 QMAX = {8: 127, 4: 7}  # codes run from -QMAX to QMAX: symmetric, so that 0 stays 0
@@ -163,7 +164,8 @@ class QuantLinear(QuantModule):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), self.bias)
+        weight = self.weight.to(x.dtype)
+        return product(x, weight) if self.bias is None else F.linear(x, weight, self.bias)
 
 
 class QuantEmbedding(QuantModule):
@@ -185,7 +187,7 @@ class TiedHead(nn.Module):
         return self._shared[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return product(x, self.weight.to(x.dtype))
 
 
 # ---------------------------------------------------------------- the interface

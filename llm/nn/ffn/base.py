@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from llm.nn.kernels.token import Module
+
 
 @dataclass
 class FFNOutput:
@@ -18,7 +20,7 @@ class FFNOutput:
     stats: dict[str, Tensor] = field(default_factory=dict)
 
 
-class FFN(nn.Module):
+class FFN(Module):
     """Transforms each token by itself. Built as `build(config, site)` with a `mixers.base.Site`.
 
     It does not know which tokens are padding or unscored: all of them pass through it alike.

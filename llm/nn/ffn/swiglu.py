@@ -9,10 +9,11 @@ Shapes      B batch, T tokens, D d_model, F d_ff
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm.nn.activation import silu_mul
 from llm.nn.ffn.base import FFN, FFNOutput, gated_width
+from llm.nn.kernels.token import Linear
 from llm.nn.mixers.base import Site
 
 
@@ -33,9 +34,9 @@ class SwiGLU(FFN):
     def __init__(self, config: Config, site: Site) -> None:
         super().__init__()
         d_ff = config.d_ff or gated_width(site.d_model)
-        self.w_gate_up = nn.Linear(site.d_model, 2 * d_ff, bias=False)
+        self.w_gate_up = Linear(site.d_model, 2 * d_ff)
         self.w_gate_up.weight.parts = (d_ff, d_ff)  # type: ignore[attr-defined]  # for Muon
-        self.w_down = nn.Linear(d_ff, site.d_model, bias=False)
+        self.w_down = Linear(d_ff, site.d_model)
 
     def forward(self, x_BTD: Tensor) -> FFNOutput:
         return FFNOutput(self.w_down(silu_mul(self.w_gate_up(x_BTD))))  # (1)

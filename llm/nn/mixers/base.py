@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from llm.nn.kernels.token import Module
 from llm.nn.position.base import Position
 
 
@@ -197,7 +198,7 @@ def rows_of(x_B1D: Tensor) -> Tensor:
 S = TypeVar("S", bound=State)
 
 
-class Mixer(nn.Module, Generic[S]):
+class Mixer(Module, Generic[S]):
     """Mixes information along the sequence; the only part of a block that looks at other tokens.
 
     `decode` is the specification; `forward` and `prefill` are faster ways to the same numbers. Facts of the

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from llm import registry
 from llm.nn.kernels.attention import attend, attend_cached, cache_dtype
+from llm.nn.kernels.token import Linear
 from llm.nn.mixers.base import Context, Mixer, Site, State, Step, rows_of
 from llm.nn.position.base import Position
 
@@ -92,9 +93,9 @@ class GroupedQueryAttention(Mixer[KVState]):
         self.rotates = (self.d_head,) if config.rotate else ()
         self.qk_norm = config.qk_norm
         rows_q, rows_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        self.w_qkv = nn.Linear(d_model, rows_q + 2 * rows_kv, bias=False)
+        self.w_qkv = Linear(d_model, rows_q + 2 * rows_kv)
         self.w_qkv.weight.parts = (rows_q, rows_kv, rows_kv)  # type: ignore[attr-defined]  # for Muon
-        self.w_o = nn.Linear(rows_q, d_model, bias=False)
+        self.w_o = Linear(rows_q, d_model)
         self.q_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
         self.k_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
         self.w_gate = nn.Linear(d_model, rows_q, bias=False) if config.gate else None
@@ -149,7 +150,7 @@ class GroupedQueryAttention(Mixer[KVState]):
         q, k = qk.split_with_sizes([N, G], dim=1)
         state.append(k, v, step)
         o_BN1H = attend_cached(q, *state.seen(), step.mask)  # (2)
-        return self.finish(rows_of(o_BN1H.view(-1, 1, N * H)), x_BD).view(x_B1D.shape)
+        return self.finish(o_BN1H.view(*x_BD.shape[:-1], N * H), x_BD).view(x_B1D.shape)
 
 
 build = GroupedQueryAttention

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from llm import registry
 from llm.nn.ffn.base import FFN
+from llm.nn.kernels.token import Module
 from llm.nn.mixers.base import Context, Mixer, Site, State, Step
 from llm.nn.position.base import Position
 
 Which = Literal["mixer", "ffn"]
 
 
-class Block(nn.Module):
+class Block(Module):
     """Built as `build(config, site, mixer=…, ffn=…)`, the last two being Configs.
 
     final_norm is a fact of the class: True where the stream leaves the last block un-normalised, so that
