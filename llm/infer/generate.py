@@ -72,8 +72,10 @@ def generate(
         counts.append(running_B)
         if on_token is not None:
             _stream(on_token, tokens_B, running_B)
-        running_B = running_B & ~stops_V[tokens_B]
-        if step + 1 == max_new_tokens or not running_B.any():  # the one synchronisation of a step
+        if stop_ids:
+            running_B = running_B & ~stops_V[tokens_B]
+        # asking whether any row runs is the one synchronisation of a step
+        if step + 1 == max_new_tokens or (stop_ids and not running_B.any()):
             break
         if seen_BV is not None:
             seen_BV.scatter_(1, tokens_B[:, None], True)

@@ -39,13 +39,19 @@ def _times(x: Tensor, scale: Tensor) -> Tensor:
 class _NoGraph:
     """Stands in for the context of an autograd function where nothing is to be remembered."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Forget it."""
+
     def save_for_backward(self, *tensors: Tensor) -> None:
         """Forget them."""
 
 
+_NO_GRAPH = _NoGraph()
+
+
 def apply(function: Any, *args: Any) -> Any:
     """`function.apply(*args)`; without gradients just its forward pass, at half the cost for one token."""
-    return function.apply(*args) if torch.is_grad_enabled() else function.forward(_NoGraph(), *args)
+    return function.apply(*args) if torch.is_grad_enabled() else function.forward(_NO_GRAPH, *args)
 
 
 class RMSNormFunction(torch.autograd.Function):
@@ -54,9 +60,11 @@ class RMSNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=high(x.dtype))
-        D, epsilon = (constant(number, norm.dtype, norm.device) for number in (x.shape[-1], eps))
+        like = norm.dtype, norm.device
+        D, epsilon = constant(x.shape[-1], *like), constant(eps, *like)
+        mean = torch.addcdiv(epsilon, norm * norm, D)  # eps + |x|^2 / D
         # rounded to the dtype of x: products of two dtypes make copies of both sides
-        r = torch.rsqrt(norm * norm / D + epsilon).to(x.dtype)
+        r = mean.rsqrt_().to(x.dtype)
         normed = x * r
         ctx.save_for_backward(normed, gain, r)
         return normed * gain

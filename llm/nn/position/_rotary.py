@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llm.nn.kernels.fused import apply
@@ -69,6 +70,7 @@ class Rotary(Position):
                 )
         # Not in the checkpoint, and out of reach of module casts: `.to(bfloat16)` would round the angles.
         self._tables: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._whole: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
     @abstractmethod
     def frequencies(self, width: int) -> Tensor:
@@ -92,14 +94,26 @@ class Rotary(Position):
             self._tables[key] = (cos.to(device, dtype), sin.to(device, dtype))
         return self._tables[key]
 
+    def whole(self, width: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """[cos, cos, -sin, sin] of all channels of a head, [max_len, 2 H]; None unless they are all rotated, as
+        pairs (i, i + H/2)."""
+        if self.layout != "half" or self.rotated(width) != width:
+            return None
+        key = (width, dtype, device)
+        if key not in self._whole:
+            cos, sin = self.tables(*key)
+            self._whole[key] = torch.cat([cos, cos, -sin, sin], -1)
+        return self._whole[key]
+
     def angles(self, positions: Tensor, dtype: torch.dtype) -> "Angles":
         check_places(positions, self.max_len)
         return Angles(self, positions, dtype)
 
     def rotate(self, x_BNTH: Tensor, angles: "Angles") -> Tensor:
-        T, width = x_BNTH.shape[-2:]
-        if T == 1 and not torch.is_grad_enabled() and self.layout == "half" and self.rotated(width) == width:
-            return turn_token(x_BNTH, *angles.whole(width))
+        _, _, tokens, width = x_BNTH.shape
+        whole = angles.whole(width) if tokens == 1 and not torch.is_grad_enabled() else None
+        if whole is not None:
+            return turn_token(x_BNTH, *whole)
         y_BNTH: Tensor = apply(Rotate, x_BNTH, *angles.of(width), self.layout)
         return y_BNTH
 
@@ -115,7 +129,7 @@ class Angles:
     def __init__(self, rotary: Rotary, positions: Tensor, dtype: torch.dtype) -> None:
         self.rotary, self.positions, self.dtype = rotary, positions, dtype
         self._found: dict[int, tuple[Tensor, Tensor]] = {}
-        self._whole: dict[int, tuple[Tensor, Tensor]] = {}
+        self._whole: dict[int, tuple[Tensor, Tensor] | None] = {}
 
     def of(self, width: int) -> tuple[Tensor, Tensor]:
         """Rows of cos and sin: [T, R/2], or [B, 1, T, R/2] where each row has its own positions."""
@@ -126,11 +140,13 @@ class Angles:
             self._found[width] = (cos[:, None], sin[:, None]) if rows else (cos, sin)
         return self._found[width]
 
-    def whole(self, width: int) -> tuple[Tensor, Tensor]:
-        """[cos, cos] and [-sin, sin], one number for each of the H channels: what `turn_token` takes."""
+    def whole(self, width: int) -> tuple[Tensor, Tensor] | None:
+        """[cos, cos] and [-sin, sin], one number for each of the H channels: what `turn_token` takes; None where
+        it does not apply."""
         if width not in self._whole:
-            cos, sin = self.of(width)
-            self._whole[width] = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+            table = self.rotary.whole(width, self.dtype, self.positions.device)
+            places = self.positions[:, None] if self.positions.dim() == 2 else self.positions
+            self._whole[width] = None if table is None else F.embedding(places, table).split(width, -1)
         return self._whole[width]
 
 
