@@ -42,6 +42,9 @@ def test_bilingual_is_cpu_with_poems_and_a_vocabulary_for_them() -> None:
     cpu["download"]["source"]["registry"]["kinds"].append("poetry")
     cpu["filter"]["quality"]["by_kind"] = {"poetry": {"min_mean_word": 1.0, "min_stop_words": 0}}
     cpu["tokenizer"]["vocab_size"] = 8192
+    cpu["reward"]["max_tokens"] = cpu["align"]["dpo"]["max_tokens"] = (
+        512  # its held-out tales have longer passages
+    )
     assert bilingual == cpu
 
 
