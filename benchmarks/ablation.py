@@ -136,15 +136,25 @@ def new(path: str) -> str:
 
 
 def table(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
-    """Means over seeds, from the experiments of all commits."""
-    shown = subprocess.run(
-        ["dvc", "exp", "show", "-A", "--csv"], check=True, capture_output=True, text=True
-    ).stdout
+    """Means over seeds, from the experiments of every commit that has any."""
+    refs = subprocess.run(
+        ["git", "for-each-ref", "--format=%(refname)", "refs/exps"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    # refs/exps/ab/cdef.../name: the commit an experiment began with, its first two letters apart
+    parts = [ref.split("/") for ref in refs.stdout.split() if ref.count("/") == 4]
+    commits = sorted({f"{head}{rest}" for _, _, head, rest, _ in parts})
+    command = ["dvc", "exp", "show", "--csv", *(f"--rev={commit}" for commit in commits)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rows = [row for row in csv.DictReader(io.StringIO(shown)) if row.get("Experiment")]
     lines = []
     for name, changes in runs.items():
         own = [row for row in rows if row["Experiment"].rpartition("-")[0] == label(args.family, name)]
-        by_seed = {int(row["seed"]): float(row[bits(row)]) for row in own if row[bits(row)]}
+        by_seed = {
+            int(row["seed"]): float(row[bits(row)]) for row in own if row[bits(row)][:1].isdigit()
+        }  # else it still runs
         scores = [by_seed[seed] for seed in args.seeds if seed in by_seed]
         if not scores:
             continue
