@@ -62,7 +62,7 @@ class MoE(FFN):
         self.w_router.weight.normal_(0.0, self.config.router_std)
 
     def forward(self, x_BTD: Tensor) -> FFNOutput:
-        x_ND = x_BTD.flatten(0, -2)
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])  # one token of one row may come as a vector
         logits_NE = router_logits(x_ND, self.w_router.weight)
         probs_NE = logits_NE.softmax(-1)  # (1)
         weights_NK, experts_NK = probs_NE.topk(self.config.n_active)

@@ -79,7 +79,7 @@ class DeepSeekMoE(FFN):
         self.w_router.weight.normal_(0.0, self.config.router_std)
 
     def forward(self, x_BTD: Tensor) -> FFNOutput:
-        x_ND = x_BTD.flatten(0, -2)
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])  # one token of one row may come as a vector
         logits_NE = router_logits(x_ND, self.w_router.weight)
         scores_NE = logits_NE.sigmoid() if self.config.scores == "sigmoid" else logits_NE.softmax(-1)  # (1)
         experts_NK = self.choose(scores_NE.detach())
