@@ -254,7 +254,16 @@ def _layer_inputs(block: nn.Module, name: str, rows: Sequence[_Rows]) -> Tensor:
             block(row.x_BTD, *row.rest)
     finally:
         handle.remove()
-    return torch.cat([x_BTI[row.real_BT] for x_BTI, row in zip(caught, rows, strict=True)])
+    return torch.cat([_of_tokens(x, row.real_BT) for x, row in zip(caught, rows, strict=True)])
+
+
+def _of_tokens(x: Tensor, real_BT: Tensor) -> Tensor:
+    """Inputs [M, I] that belong to tokens which count. A layer that does not read every token once, as the one that
+    reads chosen tokens or blocks of them, keeps all of its inputs."""
+    if x.shape[:-1] == real_BT.shape:
+        return x[real_BT]
+    flat_MI = x.flatten(0, -2)
+    return flat_MI[real_BT.flatten()] if x.dim() == 2 and len(x) == real_BT.numel() else flat_MI
 
 
 def _error(name: str, linear: nn.Linear, small: QuantModule, x_MI: Tensor) -> LayerError:

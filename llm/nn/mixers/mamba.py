@@ -83,8 +83,7 @@ class Mamba(Mixer[RecurrentState]):
         parts = self.w_select(u_BTE).split([self.rank, self.d_state, self.d_state], dim=-1)
         dt, b, c = (norm(x) for norm, x in zip(self.norms, parts, strict=True))
         wide = torch.promote_types(u_BTE.dtype, torch.float32)
-        bias = self.w_dt.bias.to(wide)
-        dt_BTE = F.softplus((dt @ self.w_dt.weight.t()).to(wide) + bias)
+        dt_BTE = F.softplus(self.w_dt(dt).to(wide))
         return dt_BTE, b.to(wide), c.to(wide)
 
     def rates(self, dtype: torch.dtype) -> Tensor:

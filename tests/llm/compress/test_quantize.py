@@ -20,6 +20,7 @@ from llm.registry import module
 from llm.runtime import write_json
 from llm.tokenizer.algorithms.base import train_tokenizer
 from stages.quantize import Params
+from tests.laws.mixer_cases import TINY
 
 TEXT = "The little red hen found a grain of wheat and asked who would plant it. Not I, said the lazy cat. "
 PARAMS = """
@@ -263,3 +264,19 @@ def test_changes_are_paired():
     assert report["a"]["change_percent_se"] == pytest.approx(0, abs=1e-9)
     assert report["b"]["change_percent"] == pytest.approx(5.0)
     assert report["b"]["change_percent_se"] is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "hybrid"])
+def test_every_mixer_can_be_quantised(kind):
+    """Some layers read blocks of tokens or chosen ones, not every token of a row once."""
+    torch.manual_seed(0)
+    values = {
+        "d_model": 24, "n_layers": 2, "max_len": 64, "tied_head": False, "ffn": {"kind": "swiglu"},
+        "mixer": {"kind": kind, **TINY[kind][0]}, "norm": {"kind": "rmsnorm"}, "position": {"kind": "rope"},
+        "init": {"kind": "gpt2"},
+    }  # fmt: skip
+    model = Decoder(from_dict(ModelConfig, values, "p"), 64)
+    wanted = model(rows()[0][0])
+    errors = quantize_model(model, rtn_int8.build(rtn_int8.Config()), rows(padded=True))
+    assert max(error.output for error in errors) < 0.05
+    assert (model(rows()[0][0]) - wanted).abs().max() < 0.1 * wanted.abs().max()
