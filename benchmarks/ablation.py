@@ -148,7 +148,10 @@ def table(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
     commits = sorted({f"{head}{rest}" for _, _, head, rest, _ in parts})
     command = ["dvc", "exp", "show", "--csv", *(f"--rev={commit}" for commit in commits)]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rows = [row for row in csv.DictReader(io.StringIO(shown)) if row.get("Experiment")]
+    # one that failed is shown with the metrics of the commit it began with
+    rows = [
+        row for row in csv.DictReader(io.StringIO(shown)) if row["Experiment"] and row["State"] != "Failed"
+    ]
     lines = []
     for name, changes in runs.items():
         own = [row for row in rows if row["Experiment"].rpartition("-")[0] == label(args.family, name)]
