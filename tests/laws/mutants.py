@@ -201,9 +201,10 @@ MUTANTS = [
     (
         "decoding ranks keys as they were before their rotation",
         "moba", 0, "llm.nn.mixers.moba",
-        "        state.write(k.flatten(2), v.flatten(2), step)",
+        "        state.write(k.transpose(1, 2).flatten(2), v.transpose(1, 2).flatten(2), step)",
         "        state.write(self.project(x_BTD, position, position.angles(0 * step.positions_BT, k.dtype))[1]"
-        ".flatten(2), v.flatten(2), step)\n        state.append(step, k=k.flatten(2))",
+        ".transpose(1, 2).flatten(2), v.transpose(1, 2).flatten(2), step)\n"
+        "        state.append(step, k=k.transpose(1, 2).flatten(2))",
     ),
     (
         "the mean of a block is not renewed as it fills",

@@ -206,12 +206,14 @@ class Mixer(Module, Generic[S]):
 
     causal        a token never depends on a later one
     sees_all      every token depends on all tokens before it (False: a window, a choice of blocks)
+    chooses       scores decide which tokens it reads, so that rounding may decide otherwise
     rotates       widths of the vectors it gives to `position.rotate`, set by the constructor; empty for none
     takes_bias    adds `position.bias` to its scores (what ALiBi needs); n_heads counts the rows of it
     """
 
     causal = True
     sees_all = True
+    chooses = False
     rotates: Sequence[int] = ()
     takes_bias = False
     n_heads: int = 1

@@ -11,17 +11,17 @@ Shapes      B batch, T tokens, S cached tokens, D d_model, N heads, G key-value 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from llm import registry
 from llm.nn.kernels.attention import attend, attend_cached
 from llm.nn.kernels.fused import high
 from llm.nn.kernels.selected import RowLayout, attend_selected
 from llm.nn.mixers._cache import CacheState
+from llm.nn.mixers._heads import Heads, HeadsConfig
 from llm.nn.mixers._indexer import Index, Indexer, Span
 from llm.nn.mixers._latent import Latent, LatentConfig
 from llm.nn.mixers.base import Context, Mixer, Site, Step
@@ -49,41 +49,34 @@ class Config(LatentConfig):
         for name in ("n_kv_heads", "index_heads", "index_dim", "top_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
-        if self.main == "gqa" and self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
+        if self.main == "gqa":
+            self.heads()
         if not 0 <= self.index_rope <= self.index_dim:
             raise ValueError(f"index_rope ({self.index_rope}) must be 0 to index_dim ({self.index_dim})")
 
+    def heads(self) -> HeadsConfig:
+        """What `main: gqa` reads of this Config."""
+        return HeadsConfig(**{field.name: getattr(self, field.name) for field in fields(HeadsConfig)})
 
-class Grouped(nn.Module):
+
+class Grouped(Heads):
     """The matrices of grouped-query attention, with the interface of `Latent`."""
 
     def __init__(self, config: Config, site: Site) -> None:
-        super().__init__()
-        if config.d_head is None and site.d_model % config.n_heads:
-            raise ValueError(
-                f"model.mixer: d_model ({site.d_model}) must be a multiple of n_heads ({config.n_heads})"
-            )
-        N, G, self.rotate = config.n_heads, config.n_kv_heads, config.rotate
-        self.d_rope = self.d_value = H = config.d_head or site.d_model // N
-        self.heads, self.width, self.d_source = (N, G, G), 2 * G * H, site.d_model
+        super().__init__(config.heads(), site)
+        G = self.n_kv_heads
+        self.d_rope = self.d_value = H = self.d_head
+        self.width, self.d_source = 2 * G * H, site.d_model
         self.scale = config.mscale / H**0.5
         self.layout = RowLayout(
             keys=tuple(slice(g * H, (g + 1) * H) for g in range(G)),
             values=tuple(slice((G + g) * H, (G + g + 1) * H) for g in range(G)),
         )
-        self.w_qkv = nn.Linear(site.d_model, (N + 2 * G) * H, bias=False)
-        self.w_qkv.weight.parts = (N * H, G * H, G * H)  # type: ignore[attr-defined]  # for Muon
-        self.q_norm = registry.build(site.norm, H) if config.qk_norm else nn.Identity()
-        self.k_norm = registry.build(site.norm, H) if config.qk_norm else nn.Identity()
 
     def project(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B,N,T,H], keys and values of each token in a row [B,T,W], and x."""
-        q, k, v = self.w_qkv(x_BTD).unflatten(-1, (-1, self.d_value)).split(self.heads, dim=2)
-        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        if self.rotate:
-            q, k = position.rotate(q, angles), position.rotate(k, angles)
-        return q, torch.cat([k.transpose(1, 2), v], dim=2).flatten(2), x_BTD
+        q, k, v = super().project(x_BTD, position, angles)
+        return q, torch.cat([k, v], dim=1).transpose(1, 2).flatten(2), x_BTD
 
     def expand(self, rows_BTW: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B,G,T,H]."""
@@ -104,6 +97,7 @@ class SparseAttention(Mixer[CacheState]):
         super().__init__()
         self.n_heads, self.top_k, self.stage = config.n_heads, config.top_k, config.stage
         self.sees_all = config.stage == "warmup"
+        self.chooses = not self.sees_all
         self.main = Latent(config, site) if config.main == "mla" else Grouped(config, site)
         self.indexer = Indexer(
             site.d_model,

@@ -2,43 +2,31 @@
 
 Equations   (1)-(4) in docs/nn/mixers/gqa.md; comments below carry the same numbers.
 Source      Vaswani et al. 2017, arXiv 1706.03762 (MHA: n_kv_heads = n_heads); Shazeer 2019,
-            arXiv 1911.02150 (MQA: n_kv_heads = 1); Ainslie et al. 2023, arXiv 2305.13245 (GQA);
-            QK-norm: Henry et al. 2020, arXiv 2010.04245, RMS form per head as in Qwen3; gate: Qiu et al. 2025,
-            arXiv 2505.06708, section 2.2, form G1 as in Qwen3-Next
+            arXiv 1911.02150 (MQA: n_kv_heads = 1); Ainslie et al. 2023, arXiv 2305.13245 (GQA); gate: Qiu et al.
+            2025, arXiv 2505.06708, section 2.2, form G1 as in Qwen3-Next
 Cost        train O(T^2 N H) time; decode O(T G H) per token; state 2 G H numbers per token and layer
 Differs     from the papers: nothing; w_q, w_k, w_v are one matrix (query rows first)
 Shapes      B batch, T tokens, S cached tokens, D d_model, N heads, G key-value heads, H d_head
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llm import registry
 from llm.nn.kernels.attention import attend, attend_cached, cache_dtype
 from llm.nn.kernels.token import Linear
+from llm.nn.mixers._heads import Heads, HeadsConfig
 from llm.nn.mixers.base import Context, Mixer, Site, State, Step, rows_of
 from llm.nn.position.base import Position
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """n_kv_heads = n_heads is MHA, 1 is MQA. qk_norm: RMS-normalise each head's query and key before RoPE.
-    rotate: False for a layer without position in a hybrid model. gate: every channel of what the heads read times
-    a sigmoid of the token that reads."""
+class Config(HeadsConfig):
+    """gate: every channel of what the heads read times a sigmoid of the token that reads. The other fields are those of
+    `_heads.HeadsConfig`."""
 
-    n_heads: int
-    n_kv_heads: int
-    qk_norm: bool = False
-    d_head: int | None = None  # default d_model / n_heads
-    rotate: bool = True
     gate: bool = False
-
-    def __post_init__(self) -> None:
-        if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
 
 
 class KVState(State):
@@ -76,39 +64,15 @@ class KVState(State):
         return self.k_BGSH.nbytes + self.v_BGSH.nbytes
 
 
-class GroupedQueryAttention(Mixer[KVState]):
+class GroupedQueryAttention(Heads, Mixer[KVState]):
     """Softmax attention with n_heads query heads over n_kv_heads key-value heads."""
 
     takes_bias = True
 
     def __init__(self, config: Config, site: Site) -> None:
-        super().__init__()
-        d_model = site.d_model
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.d_head = config.d_head or d_model // config.n_heads
-        if config.d_head is None and d_model % config.n_heads:
-            raise ValueError(
-                f"model.mixer: d_model ({d_model}) must be a multiple of n_heads ({config.n_heads})"
-            )
-        self.rotates = (self.d_head,) if config.rotate else ()
-        self.qk_norm = config.qk_norm
-        rows_q, rows_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        self.w_qkv = Linear(d_model, rows_q + 2 * rows_kv)
-        self.w_qkv.weight.parts = (rows_q, rows_kv, rows_kv)  # type: ignore[attr-defined]  # for Muon
-        self.w_o = Linear(rows_q, d_model)
-        self.q_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
-        self.k_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
-        self.w_gate = nn.Linear(d_model, rows_q, bias=False) if config.gate else None
-
-    def project(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """q [B,N,T,H], k and v [B,G,T,H]: projected (1), normalised, rotated."""
-        B, T, _ = x_BTD.shape
-        N, G, H = self.n_heads, self.n_kv_heads, self.d_head
-        q, k, v = self.w_qkv(x_BTD).view(B, T, N + 2 * G, H).split([N, G, G], dim=2)  # (1)
-        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        if self.rotates:
-            q, k = position.rotate(q, angles), position.rotate(k, angles)
-        return q, k, v.transpose(1, 2)
+        super().__init__(config, site)
+        self.w_o = Linear(self.rows_q, site.d_model)
+        self.w_gate = nn.Linear(site.d_model, self.rows_q, bias=False) if config.gate else None
 
     def finish(self, o_BTX: Tensor, x_BTD: Tensor) -> Tensor:
         """The heads, side by side, gated where the config says so, to y_BTD."""
@@ -145,9 +109,7 @@ class GroupedQueryAttention(Mixer[KVState]):
         qk, v = qkv.split_with_sizes([N + G, G], dim=1)
         if self.qk_norm:
             qk = torch.cat([self.q_norm(qk[:, :N]), self.k_norm(qk[:, N:])], dim=1)
-        if self.rotates:
-            qk = position.rotate(qk, step.angles)
-        q, k = qk.split_with_sizes([N, G], dim=1)
+        q, k = self.turn(qk, position, step.angles).split_with_sizes([N, G], dim=1)
         state.append(k, v, step)
         o_BN1H = attend_cached(q, *state.seen(), step.mask)  # (2)
         return self.finish(o_BN1H.view(*x_BD.shape[:-1], N * H), x_BD).view(x_B1D.shape)

@@ -15,39 +15,34 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm import registry
 from llm.nn.kernels.attention import attend_cached
 from llm.nn.kernels.banded import Table, banded_attention, marked, table_of_row, take
+from llm.nn.kernels.token import Linear
 from llm.nn.mixers._cache import CacheState
+from llm.nn.mixers._heads import Heads, HeadsConfig
 from llm.nn.mixers._window import held, keep, remember
 from llm.nn.mixers.base import Context, Mixer, RecurrentState, Site, State, Step
 from llm.nn.position.base import Position, segment_positions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(HeadsConfig):
     """window: tokens a query sees, itself included. n_global: first tokens of a document that are global;
-    global_every: so is every token at that distance, 0 for none. The other fields are those of gqa."""
+    global_every: so is every token at that distance, 0 for none. The other fields are those of
+    `_heads.HeadsConfig`."""
 
     n_heads: int = 4
     n_kv_heads: int = 2
     window: int = 32
     n_global: int = 1
     global_every: int = 32
-    qk_norm: bool = False
-    d_head: int | None = None
-    rotate: bool = True
 
     def __post_init__(self) -> None:
-        if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
-        if self.window < 1:
-            raise ValueError(f"window ({self.window}) must be positive")
-        for name in ("n_global", "global_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} ({getattr(self, name)}) must not be negative")
+        super().__post_init__()
+        self.require(1, "window")
+        self.require(0, "n_global", "global_every")
 
     def is_global(self, place: Tensor) -> Tensor:
         """True for the places in a document whose tokens are global."""
@@ -83,62 +78,39 @@ class LongformerState(State):
         return self.near.nbytes + self.far.nbytes
 
 
-class LongformerAttention(Mixer[LongformerState]):
+class LongformerAttention(Heads, Mixer[LongformerState]):
     """A window, and global tokens with projections of their own."""
 
     sees_all = False
 
     def __init__(self, config: Config, site: Site) -> None:
-        super().__init__()
+        super().__init__(config, site)
         self.config, self.window = config, config.window
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
         self.has_global = config.n_global > 0 or config.global_every > 0
-        self.d_head = config.d_head or site.d_model // config.n_heads
-        if config.d_head is None and site.d_model % config.n_heads:
-            raise ValueError(
-                f"model.mixer: d_model ({site.d_model}) must be a multiple of n_heads ({config.n_heads})"
-            )
-        self.rotates = (self.d_head,) if config.rotate else ()
-        rows_q, rows_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        self.w_qkv = nn.Linear(site.d_model, rows_q + 2 * rows_kv, bias=False)
-        self.w_qkv.weight.parts = (rows_q, rows_kv, rows_kv)  # type: ignore[attr-defined]  # for Muon
         if self.has_global:  # two matrices: of a few tokens the queries, of all tokens the keys and values
-            self.w_q_global = nn.Linear(site.d_model, rows_q, bias=False)
-            self.w_kv_global = nn.Linear(site.d_model, 2 * rows_kv, bias=False)
-            self.w_kv_global.weight.parts = (rows_kv, rows_kv)  # type: ignore[attr-defined]
-        self.w_o = nn.Linear(rows_q, site.d_model, bias=False)
-        self.q_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
-        self.k_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
+            self.w_q_global = Linear(site.d_model, self.rows_q)
+            self.w_kv_global = Linear(site.d_model, 2 * self.rows_kv)
+            self.w_kv_global.weight.parts = (self.rows_kv, self.rows_kv)  # type: ignore[attr-defined]
+        self.w_o = Linear(self.rows_q, site.d_model)
 
     @torch.no_grad()
     def finish_init(self) -> None:
         """The global projections start as copies of the local ones."""
         if self.has_global:
-            rows_q = self.n_heads * self.d_head
-            self.w_q_global.weight.copy_(self.w_qkv.weight[:rows_q])
-            self.w_kv_global.weight.copy_(self.w_qkv.weight[rows_q:])
+            self.w_q_global.weight.copy_(self.w_qkv.weight[: self.rows_q])
+            self.w_kv_global.weight.copy_(self.w_qkv.weight[self.rows_q :])
 
-    # ---------------------------------------------------------------- projections
-
-    def project(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Local q [B,N,T,H], k and v [B,G,T,H]: projected (1), normalised, rotated."""
-        N, G = self.n_heads, self.n_kv_heads
-        q, k, v = self.w_qkv(x_BTD).unflatten(-1, (N + 2 * G, self.d_head)).split([N, G, G], dim=2)  # (1)
-        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        return self.rotated(q, position, angles), self.rotated(k, position, angles), v.transpose(1, 2)
+    # ---------------------------------------------------------------- projections of global tokens
 
     def global_keys(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor]:
         """Global k and v of all tokens, [B,G,T,H] (1)."""
         k, v = self.w_kv_global(x_BTD).unflatten(-1, (2 * self.n_kv_heads, self.d_head)).chunk(2, dim=2)
-        return self.rotated(self.k_norm(k).transpose(1, 2), position, angles), v.transpose(1, 2)
+        return self.turn(self.k_norm(k).transpose(1, 2), position, angles), v.transpose(1, 2)
 
     def global_queries(self, x_BMD: Tensor, position: Position, positions_BM: Tensor) -> Tensor:
         """Global q of the global tokens, [B,N,M,H] (1)."""
         q = self.q_norm(self.w_q_global(x_BMD).unflatten(-1, (self.n_heads, self.d_head))).transpose(1, 2)
-        return position.rotate(q, position.angles(positions_BM, x_BMD.dtype)) if self.rotates else q
-
-    def rotated(self, x_BNTH: Tensor, position: Position, angles: Any) -> Tensor:
-        return position.rotate(x_BNTH, angles) if self.rotates else x_BNTH
+        return self.turn(q, position, position.angles(positions_BM, x_BMD.dtype))
 
     # ---------------------------------------------------------------- whole rows
 

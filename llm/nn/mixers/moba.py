@@ -9,41 +9,36 @@ Shapes      B batch, T tokens, S cached tokens, D d_model, N heads, G key-value 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm import registry
 from llm.nn.kernels.block_attention import attend_blocks, attend_blocks_cached
 from llm.nn.kernels.fused import high
 from llm.nn.kernels.grid import PlainGrid, make_grid
 from llm.nn.kernels.ranking import NEVER, ranks
 from llm.nn.kernels.selected import tiles
+from llm.nn.kernels.token import Linear
 from llm.nn.mixers._cache import CacheState
+from llm.nn.mixers._heads import Heads, HeadsConfig
 from llm.nn.mixers.base import Context, Mixer, Site, Step
 from llm.nn.position.base import Position, segment_positions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """block: keys of a block. top_k: blocks a query reads, its own among them. The other fields are those of gqa."""
+class Config(HeadsConfig):
+    """block: keys of a block. top_k: blocks a query reads, its own among them. The other fields are those of
+    `_heads.HeadsConfig`."""
 
     n_heads: int = 4
     n_kv_heads: int = 2
     block: int = 64
     top_k: int = 3
-    qk_norm: bool = False
-    d_head: int | None = None
-    rotate: bool = True
 
     def __post_init__(self) -> None:
-        if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
-        for name in ("block", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
+        super().__post_init__()
+        self.require(1, "block", "top_k")
 
 
 class BlockCache(CacheState):
@@ -103,36 +98,16 @@ def choose(
     return torch.cat(best, dim=2), torch.cat(exists, dim=2)
 
 
-class MixtureOfBlocks(Mixer[CacheState]):
+class MixtureOfBlocks(Heads, Mixer[CacheState]):
     """Grouped-query attention over blocks that each query of each head chooses for itself."""
 
     sees_all = False
+    chooses = True
 
     def __init__(self, config: Config, site: Site) -> None:
-        super().__init__()
-        if config.d_head is None and site.d_model % config.n_heads:
-            raise ValueError(
-                f"model.mixer: d_model ({site.d_model}) must be a multiple of n_heads ({config.n_heads})"
-            )
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.block, self.top_k, self.rotate = config.block, config.top_k, config.rotate
-        self.d_head = config.d_head or site.d_model // config.n_heads
-        self.rotates = (self.d_head,) if config.rotate else ()
-        rows_q, rows_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        self.w_qkv = nn.Linear(site.d_model, rows_q + 2 * rows_kv, bias=False)
-        self.w_qkv.weight.parts = (rows_q, rows_kv, rows_kv)  # type: ignore[attr-defined]  # for Muon
-        self.w_o = nn.Linear(rows_q, site.d_model, bias=False)
-        self.q_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
-        self.k_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
-
-    def project(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """q [B,N,T,H], k and v [B,T,G,H]; keys are ranked and read as they are rotated."""
-        N, G = self.n_heads, self.n_kv_heads
-        q, k, v = self.w_qkv(x_BTD).unflatten(-1, (N + 2 * G, self.d_head)).split([N, G, G], dim=2)
-        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        if self.rotate:
-            q, k = position.rotate(q, angles), position.rotate(k, angles)
-        return q, k.transpose(1, 2), v
+        super().__init__(config, site)
+        self.block, self.top_k = config.block, config.top_k
+        self.w_o = Linear(self.rows_q, site.d_model)
 
     def choose(
         self, q_BNTH: Tensor, means_BcGH: Tensor, place_BT: Tensor, own_BT: Tensor
@@ -149,6 +124,7 @@ class MixtureOfBlocks(Mixer[CacheState]):
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
         T, segments = x_BTD.shape[1], context.segments_BT
         q, k, v = self.project(x_BTD, position, context.angles)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # tokens first, as blocks and the cache hold them
         index_1T = torch.arange(T, device=x_BTD.device)[None]
         place_BT = index_1T if segments is None else segment_positions(segments)
         grid = make_grid(T, self.block, segments, x_BTD.device)
@@ -166,7 +142,7 @@ class MixtureOfBlocks(Mixer[CacheState]):
         """Store new tokens; their queries, chosen blocks and the limits of these."""
         assert isinstance(state, BlockCache)
         q, k, v = self.project(x_BTD, position, step.angles)
-        state.write(k.flatten(2), v.flatten(2), step)
+        state.write(k.transpose(1, 2).flatten(2), v.transpose(1, 2).flatten(2), step)
         means = state.means[:, : -(-state.longest // self.block)].unflatten(2, (self.n_kv_heads, -1))
         return q, *self.choose(q, means, step.positions_BT, step.positions_BT // self.block)
 

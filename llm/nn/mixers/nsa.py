@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm import registry
 from llm.nn.activation import silu
 from llm.nn.kernels.attention import attend_cached
 from llm.nn.kernels.banded import banded_attention
@@ -25,7 +24,9 @@ from llm.nn.kernels.block_attention import attend_blocks, attend_blocks_cached
 from llm.nn.kernels.compressed import attend_compressed
 from llm.nn.kernels.grid import PlainGrid, make_grid
 from llm.nn.kernels.ranking import NEVER, ranks
+from llm.nn.kernels.token import Linear
 from llm.nn.mixers._cache import CacheState
+from llm.nn.mixers._heads import Heads, HeadsConfig
 from llm.nn.mixers._window import remember
 from llm.nn.mixers.base import Context, Mixer, RecurrentState, Site, Step
 from llm.nn.position.base import Position, segment_positions
@@ -34,11 +35,11 @@ FORCED = 3  # blocks that every query reads: its own, the one before it, the fir
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(HeadsConfig):
     """block, stride: tokens of a summarised block, and from one to the next. select: tokens of a block that is read
     in full; top_k: how many of them, own, previous and first among them. window: tokens seen in full, itself
     included. summary: how a block becomes one vector. separate_kv: keys and values of its own for each of the
-    three. The other fields are those of gqa."""
+    three. The other fields are those of `_heads.HeadsConfig`."""
 
     n_heads: int = 4
     n_kv_heads: int = 2
@@ -49,16 +50,10 @@ class Config:
     window: int = 64
     summary: Literal["mlp", "mean"] = "mlp"
     separate_kv: bool = True
-    qk_norm: bool = False
-    d_head: int | None = None
-    rotate: bool = True
 
     def __post_init__(self) -> None:
-        if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
-        for name in ("stride", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be positive")
+        super().__post_init__()
+        self.require(1, "stride", "window")
         for name in ("block", "select"):
             if getattr(self, name) < 1 or getattr(self, name) % self.stride:
                 raise ValueError(
@@ -146,42 +141,30 @@ class Branches:
     near: tuple[Tensor, Tensor]
 
 
-class NativeSparseAttention(Mixer[NativeState]):
+class NativeSparseAttention(Heads, Mixer[NativeState]):
     """Grouped-query attention by three roads, mixed by a gate for each head."""
 
     sees_all = False
+    chooses = True
 
     def __init__(self, config: Config, site: Site) -> None:
-        super().__init__()
-        if config.d_head is None and site.d_model % config.n_heads:
-            raise ValueError(
-                f"model.mixer: d_model ({site.d_model}) must be a multiple of n_heads ({config.n_heads})"
-            )
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        super().__init__(config, site, pairs=3 if config.separate_kv else 1)
         self.block, self.stride, self.select = config.block, config.stride, config.select
-        self.top_k, self.window = config.top_k, config.window
-        self.separate_kv, self.rotate = config.separate_kv, config.rotate
-        self.d_head = H = config.d_head or site.d_model // config.n_heads
-        self.rotates = (H,) if config.rotate else ()
-        rows = (self.n_heads * H, *[self.n_kv_heads * H] * (6 if config.separate_kv else 2))
-        self.w_qkv = nn.Linear(site.d_model, sum(rows), bias=False)
-        self.w_qkv.weight.parts = rows  # type: ignore[attr-defined]  # for Muon
-        self.w_gate = nn.Linear(site.d_model, 3 * self.n_heads, bias=False)
-        self.w_o = nn.Linear(rows[0], site.d_model, bias=False)
-        self.q_norm = registry.build(site.norm, H) if config.qk_norm else nn.Identity()
-        self.k_norm = registry.build(site.norm, H) if config.qk_norm else nn.Identity()
+        self.top_k, self.window, self.separate_kv = config.top_k, config.window, config.separate_kv
+        self.w_gate = Linear(site.d_model, 3 * self.n_heads)
+        self.w_o = Linear(self.rows_q, site.d_model)
         self.sum_k, self.sum_v = (
-            Summary(config.block, H) if config.summary == "mlp" else Mean() for _ in "kv"
+            Summary(config.block, self.d_head) if config.summary == "mlp" else Mean() for _ in "kv"
         )
 
-    def project(self, x_BTD: Tensor, position: Position, angles: Any) -> Branches:
+    def branches(self, x_BTD: Tensor, position: Position, angles: Any) -> Branches:
         """Projected, keys and queries normalised; rotated for the two branches that read tokens."""
         N, G = self.n_heads, self.n_kv_heads
         heads = self.w_qkv(x_BTD).unflatten(-1, (-1, self.d_head))
         q, *pairs = heads.split([N, *[2 * G] * (3 if self.separate_kv else 1)], dim=2)
         q = self.q_norm(q).transpose(1, 2)
         plain = [(self.k_norm(k), v) for k, v in (pair.chunk(2, dim=2) for pair in pairs)]
-        if not self.rotate:
+        if not self.rotates:
             return Branches(q, q, *(plain * 3)[:3])
         turned = [
             (position.rotate(k.transpose(1, 2), angles).transpose(1, 2), v)
@@ -191,7 +174,7 @@ class NativeSparseAttention(Mixer[NativeState]):
 
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
         T, segments = x_BTD.shape[1], context.segments_BT
-        parts = self.project(x_BTD, position, context.angles)
+        parts = self.branches(x_BTD, position, context.angles)
         index_1T = torch.arange(T, device=x_BTD.device)[None]
         place_BT = index_1T if segments is None else segment_positions(segments)
         grid = make_grid(T, self.select, segments, x_BTD.device)
@@ -277,7 +260,7 @@ class NativeSparseAttention(Mixer[NativeState]):
     ) -> tuple[Branches, Tensor, Tensor, Tensor]:
         """Store new tokens; their branches, near keys and values being the window and the new ones [B, G, W + T, H];
         attention to summaries, chosen blocks and limits of these."""
-        parts = self.project(x_BTD, position, step.angles)
+        parts = self.branches(x_BTD, position, step.angles)
         new = {"k": parts.far[0], "v": parts.far[1]}
         if self.separate_kv:
             new |= {"k_window": parts.near[0], "v_window": parts.near[1]}

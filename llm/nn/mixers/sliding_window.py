@@ -9,70 +9,46 @@ Shapes      B batch, T tokens, D d_model, N heads, G key-value heads, H d_head, 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm import registry
 from llm.nn.kernels.attention import attend_cached
 from llm.nn.kernels.banded import Table, banded_attention, marked, table_of_row
+from llm.nn.kernels.token import Linear
+from llm.nn.mixers._heads import Heads, HeadsConfig
 from llm.nn.mixers._window import held, keep, remember
 from llm.nn.mixers.base import Context, Mixer, RecurrentState, Site, Step
 from llm.nn.position.base import Position, segment_positions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(HeadsConfig):
     """window: tokens a query sees, itself included. sinks: first tokens of a document that all later ones see too.
-    The other fields are those of gqa."""
+    The other fields are those of `_heads.HeadsConfig`."""
 
     n_heads: int = 4
     n_kv_heads: int = 2
     window: int = 128
     sinks: int = 0
-    qk_norm: bool = False
-    d_head: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n_heads < 1 or self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.n_kv_heads})")
-        if self.window < 1:
-            raise ValueError(f"window ({self.window}) must be positive")
-        if self.sinks < 0:
-            raise ValueError(f"sinks ({self.sinks}) must not be negative")
+        super().__post_init__()
+        self.require(1, "window")
+        self.require(0, "sinks")
 
 
-class SlidingWindowAttention(Mixer[RecurrentState]):
+class SlidingWindowAttention(Heads, Mixer[RecurrentState]):
     """Grouped-query attention that forgets what is W tokens ago."""
 
     sees_all = False
     takes_bias = True
 
     def __init__(self, config: Config, site: Site) -> None:
-        super().__init__()
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        super().__init__(config, site)
         self.window, self.sinks = config.window, config.sinks
-        self.d_head = config.d_head or site.d_model // config.n_heads
-        if config.d_head is None and site.d_model % config.n_heads:
-            raise ValueError(
-                f"model.mixer: d_model ({site.d_model}) must be a multiple of n_heads ({config.n_heads})"
-            )
-        self.rotates = (self.d_head,)
-        rows_q, rows_kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        self.w_qkv = nn.Linear(site.d_model, rows_q + 2 * rows_kv, bias=False)
-        self.w_qkv.weight.parts = (rows_q, rows_kv, rows_kv)  # type: ignore[attr-defined]  # for Muon
-        self.w_o = nn.Linear(rows_q, site.d_model, bias=False)
-        self.q_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
-        self.k_norm = registry.build(site.norm, self.d_head) if config.qk_norm else nn.Identity()
-
-    def project(self, x_BTD: Tensor, position: Position, angles: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """q [B,N,T,H], k and v [B,G,T,H]: projected (1), normalised, rotated."""
-        N, G = self.n_heads, self.n_kv_heads
-        q, k, v = self.w_qkv(x_BTD).unflatten(-1, (N + 2 * G, self.d_head)).split([N, G, G], dim=2)  # (1)
-        q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)
-        return position.rotate(q, angles), position.rotate(k, angles), v.transpose(1, 2)
+        self.w_o = Linear(self.rows_q, site.d_model)
 
     def forward(self, x_BTD: Tensor, position: Position, context: Context) -> Tensor:
         q, k, v = self.project(x_BTD, position, context.angles)

@@ -31,7 +31,7 @@ def by_hand(mixer, position, x, block, top_k):
     q, k, v = mixer.w_qkv(x)[0].split([N * H, G * H, G * H], dim=-1)
     q, k, v = (z.view(T, -1, H) for z in (q, k, v))
     q, k = mixer.q_norm(q).transpose(0, 1), mixer.k_norm(k).transpose(0, 1)
-    if mixer.rotate:
+    if mixer.rotates:
         angles = position.angles(torch.arange(T), x.dtype)
         q, k = position.rotate(q[None], angles)[0], position.rotate(k[None], angles)[0]
     k, v = (z.repeat_interleave(N // G, dim=0) for z in (k, v.transpose(0, 1)))
@@ -142,7 +142,7 @@ def test_keys_are_ranked_as_they_are_rotated():
     x = torch.ones(1, 6, D, dtype=torch.float64)
     q, k, _ = mixer.project(x, position, position.angles(torch.arange(6), x.dtype))
     place = torch.arange(6)[None]
-    chosen, _ = mixer.choose(q, k.unflatten(1, (3, 2)).mean(2), place, place // 2)
+    chosen, _ = mixer.choose(q, k.transpose(1, 2).unflatten(1, (3, 2)).mean(2), place, place // 2)
     # t = 4: cos 2 + cos 1 against cos 4 + cos 3; t = 5: cos 3 + cos 2 against cos 5 + cos 4
     assert chosen[0, 0, 4:].tolist() == [[2, 1], [2, 0]]
 
