@@ -2,11 +2,13 @@
 
     python -m benchmarks.ablation queue [--family mixer] [--seeds 1337 1 2]   experiments for `dvc queue start`
     python -m benchmarks.ablation table [--family mixer]                      what came out, from `dvc exp show`
+    python -m benchmarks.ablation shown [--family mixer]                      the rows of `dvc exp show` themselves
     python -m benchmarks.ablation speed [--family mixer]                      training speed beside the base model
 
 The model has d_model 128 and 4 layers and reads 400 000 tokens of the default corpus, about a minute on one core. Where
 a member needs more or fewer parameters than the base model, the width of the feed-forward layers makes up for it
-(`width`). Experiments are named <family>-<member>-<number>. Run it in a clone: it fills the queue of experiments.
+(`width`). Experiments are named <family>-<member>-<number>; the base model is the same in every family and called
+mixer-gqa. Run it in a clone: it fills the queue of experiments.
 """
 
 import argparse
@@ -70,7 +72,7 @@ FAMILIES: dict[str, dict[str, Changes]] = {
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("what", choices=["queue", "table", "speed", "widths"])
+    cli.add_argument("what", choices=["queue", "table", "shown", "speed", "widths"])
     cli.add_argument("--family", choices=FAMILIES, default="mixer")
     cli.add_argument("--members", nargs="+", help="only these")
     cli.add_argument("--seeds", type=int, nargs="+", default=[1337, 1, 2])
@@ -81,7 +83,7 @@ def main() -> None:
         name: BUDGET | changes | width(args.family, changes, args.vocab_size)
         for name, changes in members.items()
     }
-    {"queue": queue, "table": table, "speed": speed, "widths": widths}[args.what](args, runs)
+    {"queue": queue, "table": table, "shown": shown, "speed": speed, "widths": widths}[args.what](args, runs)
 
 
 def widths(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
@@ -116,12 +118,20 @@ def queue(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
     """One command a member: DVC makes an experiment of every seed and numbers them."""
     seeds = ",".join(str(seed) for seed in args.seeds)
     for name, changes in runs.items():
+        if is_base(args.family, name) and args.family != "mixer":
+            continue
         sets = [f"-S{new(path)}{path}={value}" for path, value in (changes | {"seed": seeds}).items()]
         command = ["dvc", "exp", "run", "-q", "--queue", "-n", label(args.family, name), *sets, "pretrain"]
         subprocess.run(command, check=True)
 
 
+def is_base(family: str, name: str) -> bool:
+    return name == next(iter(FAMILIES[family]))
+
+
 def label(family: str, name: str) -> str:
+    if is_base(family, name):
+        family, name = "mixer", "gqa"
     return f"{family}-{name}".replace("_", "").replace(" ", "")
 
 
@@ -136,7 +146,55 @@ def new(path: str) -> str:
 
 
 def table(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
-    """Means over seeds, from the experiments of every commit that has any."""
+    """Means and spreads over seeds; against the base model seed by seed, since a seed moves both alike."""
+    found = scores()
+    base = found[label("mixer", "gqa")]
+    lines = []
+    for name, changes in runs.items():
+        mine = {
+            seed: bpb for seed, bpb in found.get(label(args.family, name), {}).items() if seed in args.seeds
+        }
+        if not mine:
+            print(f"{name}: nothing yet")
+            continue
+        d_ff = next(value for path, value in changes.items() if path.endswith("d_ff"))
+        apart = [bpb - base[seed] for seed, bpb in mine.items() if seed in base]
+        against = "" if is_base(args.family, name) else spread(apart, "+.3f")
+        cells = [name, d_ff, spread(list(mine.values()), ".3f"), against, len(mine)]
+        lines.append((statistics.mean(apart), "| " + " | ".join(map(str, cells)) + " |"))
+    print("| | feed-forward width | bits per byte | against the base model, seed by seed | seeds |")
+    print("|---|--:|--:|--:|--:|")
+    print("\n".join(line for _, line in sorted(lines)))
+
+
+def spread(values: list[float], form: str) -> str:
+    """Mean and standard deviation."""
+    mean = format(statistics.mean(values), form)
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def shown(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
+    """Rows of `dvc exp show` of the family, best first."""
+    names = {label(args.family, name) for name in runs}
+    rows = [row for row in experiments() if row["Experiment"].rpartition("-")[0] in names]
+    print("| Experiment | seed | val_bpb.all | val_bpb.chat | val_bpb.tales |\n|---|--:|--:|--:|--:|")
+    for row in sorted(rows, key=lambda row: float(row[bits(row)])):
+        all_bytes = bits(row)
+        cells = [row["Experiment"], row["seed"], row[all_bytes]]
+        cells += [row[all_bytes.replace(".all", f".{kind}")] for kind in ("chat", "tales")]
+        print("| " + " | ".join(cells) + " |")
+
+
+def scores() -> dict[str, dict[int, float]]:
+    """Bits per byte by name of the experiment, without its number, and seed."""
+    found: dict[str, dict[int, float]] = {}
+    for row in experiments():
+        found.setdefault(row["Experiment"].rpartition("-")[0], {})[int(row["seed"])] = float(row[bits(row)])
+    return found
+
+
+def experiments() -> list[dict[str, str]]:
+    """Finished rows of `dvc exp show`, of every commit that has any; of two of a name and a seed the later one."""
     refs = subprocess.run(
         ["git", "for-each-ref", "--format=%(refname)", "refs/exps"],
         check=True,
@@ -147,27 +205,16 @@ def table(args: argparse.Namespace, runs: dict[str, Changes]) -> None:
     parts = [ref.split("/") for ref in refs.stdout.split() if ref.count("/") == 4]
     commits = sorted({f"{head}{rest}" for _, _, head, rest, _ in parts})
     command = ["dvc", "exp", "show", "--csv", *(f"--rev={commit}" for commit in commits)]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    # one that failed is shown with the metrics of the commit it began with
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    # one that failed is shown with the metrics of the commit it began with, one that runs without any
     rows = [
-        row for row in csv.DictReader(io.StringIO(shown)) if row["Experiment"] and row["State"] != "Failed"
+        row
+        for row in csv.DictReader(io.StringIO(text))
+        if row["Experiment"] and row["State"] != "Failed" and row[bits(row)][:1].isdigit()
     ]
-    lines = []
-    for name, changes in runs.items():
-        own = [row for row in rows if row["Experiment"].rpartition("-")[0] == label(args.family, name)]
-        by_seed = {
-            int(row["seed"]): float(row[bits(row)]) for row in own if row[bits(row)][:1].isdigit()
-        }  # else it still runs
-        scores = [by_seed[seed] for seed in args.seeds if seed in by_seed]
-        if not scores:
-            continue
-        mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0.0
-        d_ff = next((value for path, value in changes.items() if path.endswith("d_ff")), "")
-        params = build(changes, args.vocab_size).num_params()
-        each = ", ".join(f"{score:.3f}" for score in scores)
-        lines.append((mean, f"| {name} | {d_ff} | {params:,} | {mean:.3f} ± {spread:.3f} | {each} |"))
-    print("| | d_ff | parameters | bits per byte | by seed |\n|---|--:|--:|--:|---|")
-    print("\n".join(line for _, line in sorted(lines)))
+    rows.sort(key=lambda row: row["Created"])
+    latest = {(row["Experiment"].rpartition("-")[0], row["seed"]): row for row in rows}
+    return list(latest.values())
 
 
 def bits(row: dict[str, str]) -> str:
