@@ -52,10 +52,11 @@ def simple(path: str, *kinds: str) -> dict[str, Changes]:
 
 # What each member changes of params.yaml; the first of a family is the base model.
 FAMILIES: dict[str, dict[str, Changes]] = {
-    "mixer": {"gqa": {}} | simple(
+    "mixer": {"gqa": {}, "gqa_plain": {"model.mixer.gqa.qk_norm": False}} | simple(
         "model.mixer.kind", "mla", "sliding_window", "longformer", "nsa", "dsa", "moba", "linear", "performer", "flash",
         "lightning", "log_linear", "delta", "gated_delta", "kda", "mamba", "mamba2", "rwkv4", "rwkv7",
     ) | {
+        "mamba2_16_heads": {"model.mixer.kind": "mamba2", "model.mixer.mamba2.d_head": 16},
         "mamba_gqa": hybrid("mamba", "gqa", "fffs"), "lightning_gqa": hybrid("lightning", "gqa", "fffs"),
         "kda_mla": hybrid("kda", "mla", "fffs", **{"second.mla.rotate": False}),
         "gated_delta_gqa": hybrid("gated_delta", "gqa", "fffs"),
