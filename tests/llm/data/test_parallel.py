@@ -143,7 +143,7 @@ def test_a_batch_that_always_kills_its_process_is_named(two: None) -> None:
 
 
 STUCK = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from llm.data.parallel import map_batches
 
@@ -152,6 +152,7 @@ def sleep(number):
     time.sleep(60)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     list(map_batches(sleep, range(4)))
 """
 
