@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from llm import registry
-from llm.compress.quant.base import Quantizer, QuantModule, quantize_tables, replace
+from llm.compress.quant.base import Quantizer, QuantModule, is_layer, quantize_tables, replace
 from llm.data.document import require_documents
 from llm.data.encoded import check_tokenizer
 from llm.data.packed import PackedRows
@@ -227,7 +227,7 @@ def _enter(model: Decoder, tokens_BT: Tensor, segments_BT: Tensor) -> _Rows:
 def _run_order(block: nn.Module, row: _Rows) -> list[str]:
     """Names of the block's linear layers as they run. Raises ValueError for one that does not."""
     order: list[str] = []
-    linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+    linears = {name: module for name, module in block.named_modules() if is_layer(module)}
     handles = [
         module.register_forward_pre_hook(lambda _module, _args, name=name: order.append(name))
         for name, module in linears.items()

@@ -230,8 +230,13 @@ class RoundToNearest(Quantizer):
 
 
 def linear_layers(model: Decoder) -> list[str]:
-    """Names of the linear layers of the blocks, in the order of `named_modules` (the head is not one)."""
-    return [f"blocks.{n}" for n, m in model.blocks.named_modules() if isinstance(m, (nn.Linear, QuantLinear))]
+    """Names of the layers of the blocks to quantise, in the order of `named_modules` (the head is not one)."""
+    return [f"blocks.{name}" for name, module in model.blocks.named_modules() if is_layer(module)]
+
+
+def is_layer(module: nn.Module) -> bool:
+    """A linear layer, quantised or to be quantised; not one that says it is `exact`, as routers do."""
+    return isinstance(module, (nn.Linear, QuantLinear)) and not getattr(module, "exact", False)
 
 
 def replace(model: Decoder, name: str, module: nn.Module) -> None:

@@ -51,6 +51,7 @@ class MoE(FFN):
         self.config = config
         d_ff = config.d_ff or expert_width(site.d_model, config.n_active)
         self.w_router = nn.Linear(site.d_model, config.n_experts, bias=False)
+        self.w_router.exact = True  # type: ignore[assignment]  # no quantizer: a router rounded is another router
         self.experts = Experts(config.n_experts, site.d_model, d_ff)
         self.shared = None
         if config.shared_d_ff:

@@ -69,6 +69,7 @@ class DeepSeekMoE(FFN):
         self.config = config
         d_ff = config.d_ff or expert_width(site.d_model, config.n_active + config.n_shared)
         self.w_router = nn.Linear(site.d_model, config.n_experts, bias=False)
+        self.w_router.exact = True  # type: ignore[assignment]  # no quantizer: a router rounded is another router
         self.experts = Experts(config.n_experts, site.d_model, d_ff)
         self.shared = SharedExpert(site.d_model, config.n_shared * d_ff) if config.n_shared else None
         self.register_buffer("bias_E", torch.zeros(config.n_experts))  # no parameter: it follows a rule

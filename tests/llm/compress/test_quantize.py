@@ -9,7 +9,7 @@ import torch
 
 from llm.compress import quantize as stage
 from llm.compress.quant import gptq_int4, rtn_int4, rtn_int8
-from llm.compress.quant.base import QuantModule
+from llm.compress.quant.base import QuantModule, empty_layers
 from llm.compress.quantize import load_method, quantize, quantize_model
 from llm.data.document import Document, write_documents
 from llm.eval.perplexity import DocumentScore
@@ -266,16 +266,36 @@ def test_changes_are_paired():
     assert report["b"]["change_percent_se"] is None
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "hybrid"])
-def test_every_mixer_can_be_quantised(kind):
-    """Some layers read blocks of tokens or chosen ones, not every token of a row once."""
+def any_model(**parts):
     torch.manual_seed(0)
     values = {
         "d_model": 24, "n_layers": 2, "max_len": 64, "tied_head": False, "ffn": {"kind": "swiglu"},
-        "mixer": {"kind": kind, **TINY[kind][0]}, "norm": {"kind": "rmsnorm"}, "position": {"kind": "rope"},
+        "mixer": {"kind": "gqa", **TINY["gqa"][0]}, "norm": {"kind": "rmsnorm"}, "position": {"kind": "rope"},
         "init": {"kind": "gpt2"},
     }  # fmt: skip
-    model = Decoder(from_dict(ModelConfig, values, "p"), 64)
+    return Decoder(from_dict(ModelConfig, values | parts, "p"), 64)
+
+
+@pytest.mark.parametrize("kind", ["moe", "moe_deepseek"])
+def test_a_router_stays_as_it_is(kind):
+    """Nor does it count as a layer that saw no token; a model read back has it in the same place."""
+    model = any_model(ffn={"kind": kind, "n_experts": 4, "n_active": 2, "d_ff": 16})
+    routers = {name: p.clone() for name, p in model.named_parameters() if "w_router" in name}
+    assert len(routers) == 2
+    quantize_model(model, rtn_int8.build(rtn_int8.Config()), rows(padded=True))
+    weights = dict(model.named_parameters())
+    assert all(torch.equal(weights[name], router) for name, router in routers.items())
+    empty = any_model(ffn={"kind": kind, "n_experts": 4, "n_active": 2, "d_ff": 16})
+    empty_layers(empty, bits=8, group_size=rtn_int8.Config().group_size)
+    assert {n: v.shape for n, v in empty.state_dict().items()} == {
+        n: v.shape for n, v in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "hybrid"])
+def test_every_mixer_can_be_quantised(kind):
+    """Some layers read blocks of tokens or chosen ones, not every token of a row once."""
+    model = any_model(mixer={"kind": kind, **TINY[kind][0]})
     wanted = model(rows()[0][0])
     errors = quantize_model(model, rtn_int8.build(rtn_int8.Config()), rows(padded=True))
     assert max(error.output for error in errors) < 0.05

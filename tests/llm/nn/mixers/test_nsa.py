@@ -68,7 +68,9 @@ def by_hand(mixer, position, x, values):
 
     def turned(z_TnH):
         return (
-            position.rotate(z_TnH.transpose(0, 1)[None], angles)[0].transpose(0, 1) if mixer.rotates else z_TnH
+            position.rotate(z_TnH.transpose(0, 1)[None], angles)[0].transpose(0, 1)
+            if mixer.rotates
+            else z_TnH
         )
 
     def heads(weight):
