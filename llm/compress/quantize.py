@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from llm import registry
-from llm.compress.quant.base import Quantizer, QuantModule, is_layer, quantize_tables, replace
+from llm.compress.quant.base import Quantizer, QuantModule, is_layer, quantize_tables, replace, take_apart
 from llm.data.document import require_documents
 from llm.data.encoded import check_tokenizer
 from llm.data.packed import PackedRows
@@ -172,10 +172,10 @@ def tokens_per_second(
 
 @dataclass(frozen=True)
 class LayerError:
-    """output: |X (W - Q)^T| / |X W^T|, Frobenius, X the calibration inputs; weight: |W - Q| / |W|."""
+    """output: |X (W - Q)^T| / |X W^T|, Frobenius, X the calibration inputs, None without any; weight: |W - Q| / |W|."""
 
     name: str
-    output: float
+    output: float | None
     weight: float
 
 
@@ -194,15 +194,18 @@ def quantize_model(
 ) -> list[LayerError]:
     """Quantise `model` in place, first layer first, each on inputs from layers already quantised."""
     model.eval()
+    take_apart(model)
     quantize_tables(model)
     rows = [_enter(model, tokens, segments) for tokens, segments in batches]
     errors = []
     for index, block in enumerate(progress(model.blocks, "quantize: blocks", total=len(model.blocks))):
-        for name in _run_order(block, rows[0]):
+        for name in _run_order(block, rows):
             full = f"blocks.{index}.{name}"
-            linear, x_MI = block.get_submodule(name), _layer_inputs(block, name, rows)
+            linear = block.get_submodule(name)
             assert isinstance(linear, nn.Linear)
-            quantizer.observe(full, x_MI)
+            x_MI = _layer_inputs(block, linear, rows)
+            if len(x_MI):
+                quantizer.observe(full, x_MI)
             small = quantizer.quantize(linear, quantizer.stats(full))
             errors.append(_error(full, linear, small, x_MI))
             replace(model, full, small)
@@ -224,8 +227,8 @@ def _enter(model: Decoder, tokens_BT: Tensor, segments_BT: Tensor) -> _Rows:
     return _Rows(caught[0][0], caught[0][1:], segments_BT != 0)
 
 
-def _run_order(block: nn.Module, row: _Rows) -> list[str]:
-    """Names of the block's linear layers as they run. Raises ValueError for one that does not."""
+def _run_order(block: nn.Module, rows: Sequence[_Rows]) -> list[str]:
+    """Names of the block's linear layers as they run; last those that do not, experts that no row chooses."""
     order: list[str] = []
     linears = {name: module for name, module in block.named_modules() if is_layer(module)}
     handles = [
@@ -233,28 +236,29 @@ def _run_order(block: nn.Module, row: _Rows) -> list[str]:
         for name, module in linears.items()
     ]
     try:
-        block(row.x_BTD, *row.rest)
+        for row in rows:
+            block(row.x_BTD, *row.rest)
+            if len(set(order)) == len(linears):
+                break
     finally:
         for handle in handles:
             handle.remove()
-    silent = sorted(set(linears) - set(order))
-    if silent:
-        raise ValueError(
-            f"quantize: layer {silent[0]} saw no calibration token; raise quantize.calibration_rows"
-        )
-    return list(dict.fromkeys(order))
+    return list(dict.fromkeys([*order, *linears]))
 
 
-def _layer_inputs(block: nn.Module, name: str, rows: Sequence[_Rows]) -> Tensor:
-    """Inputs of one layer over all calibration rows, padding left out, [M, I]."""
+def _layer_inputs(block: nn.Module, layer: nn.Linear, rows: Sequence[_Rows]) -> Tensor:
+    """Inputs of one layer over all calibration rows, padding left out, [M, I]; M = 0 for a layer that does not run."""
     caught: list[Tensor] = []
-    handle = block.get_submodule(name).register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
+    inputs: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _module, args: caught.append(args[0]))
     try:
         for row in rows:
             block(row.x_BTD, *row.rest)
+            inputs += [_of_tokens(x, row.real_BT) for x in caught]
+            caught.clear()
     finally:
         handle.remove()
-    return torch.cat([_of_tokens(x, row.real_BT) for x, row in zip(caught, rows, strict=True)])
+    return torch.cat(inputs) if inputs else layer.weight.new_empty(0, layer.in_features)
 
 
 def _of_tokens(x: Tensor, real_BT: Tensor) -> Tensor:
@@ -268,8 +272,8 @@ def _of_tokens(x: Tensor, real_BT: Tensor) -> Tensor:
 
 def _error(name: str, linear: nn.Linear, small: QuantModule, x_MI: Tensor) -> LayerError:
     difference = linear.weight - small.dequantize()
-    output = (x_MI @ difference.T).norm() / (x_MI @ linear.weight.T).norm()
-    return LayerError(name, float(output), float(difference.norm() / linear.weight.norm()))
+    output = float((x_MI @ difference.T).norm() / (x_MI @ linear.weight.T).norm()) if len(x_MI) else None
+    return LayerError(name, output, float(difference.norm() / linear.weight.norm()))
 
 
 # ---------------------------------------------------------------- reports
@@ -321,12 +325,14 @@ def bpb_report(before: Sequence[DocumentScore], after: Sequence[DocumentScore]) 
 
 
 def layer_report(errors: Sequence[LayerError]) -> dict[str, Any]:
-    """The worst layer, the mean, and every layer's errors by name."""
-    worst = max(errors, key=lambda error: error.output)
+    """The worst layer, the mean, how many saw no token (experts; not in the mean), and every layer's errors by name."""
+    outputs = {error.name: error.output for error in errors if error.output is not None}
+    worst = max(outputs, key=outputs.__getitem__)
     return {
-        "max_error": worst.output,
-        "max_error_layer": worst.name,
-        "mean_error": sum(error.output for error in errors) / len(errors),
+        "max_error": outputs[worst],
+        "max_error_layer": worst,
+        "mean_error": sum(outputs.values()) / len(outputs),
         "n_layers": len(errors),
+        "n_unseen": len(errors) - len(outputs),
         "by_layer": {error.name: {"output": error.output, "weight": error.weight} for error in errors},
     }

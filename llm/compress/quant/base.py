@@ -239,6 +239,13 @@ def is_layer(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, QuantLinear)) and not getattr(module, "exact", False)
 
 
+def take_apart(model: Decoder) -> None:
+    """Modules that hold stacks of matrices, as experts do, become modules of layers: those that know how (`apart`)."""
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "apart"):
+            replace(model, name, module.apart())
+
+
 def replace(model: Decoder, name: str, module: nn.Module) -> None:
     """Put `module` in the place of the submodule `name`."""
     parent, _, child = name.rpartition(".")
@@ -269,6 +276,7 @@ def _store_rows(module: QuantModule, weight: Tensor) -> None:
 
 def empty_layers(model: Decoder, *, bits: int, group_size: int) -> None:
     """Give `model` the empty layers that a stored quantised model is loaded into."""
+    take_apart(model)
     for name in linear_layers(model):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)

@@ -35,14 +35,40 @@ class Experts(nn.Module):
         K = experts_NK.shape[1]
         order_M = experts_NK.flatten().argsort(stable=True)  # (1)
         ends_E = count(experts_NK, self.n_experts).cumsum(0)
-        x_MD = x_ND.index_select(0, order_M // K)
-        h_MF = silu_mul(per_segment(x_MD, self.w_gate_up, ends_E))  # (2)
-        y_MD = per_segment(h_MF, self.w_down, ends_E)
+        y_MD = self.run(x_ND.index_select(0, order_M // K), ends_E)  # (2)
         back_M = torch.empty_like(order_M).index_copy_(
             0, order_M, torch.arange(len(order_M), device=order_M.device)
         )
         y_NKD = y_MD.index_select(0, back_M).unflatten(0, (-1, K))
         return (y_NKD * weights_NK.to(y_NKD.dtype).unsqueeze(-1)).sum(1)  # (3)
+
+    def run(self, x_MD: Tensor, ends_E: Tensor) -> Tensor:
+        """Every expert on the rows of its segment (2)."""
+        return per_segment(silu_mul(per_segment(x_MD, self.w_gate_up, ends_E)), self.w_down, ends_E)
+
+    def apart(self) -> "SeparateExperts":
+        """The same experts as layers of their own, for what works on layers: a quantizer."""
+        return SeparateExperts(self)
+
+
+class SeparateExperts(Experts):
+    """Experts that are layers each; twice the calls, and the names of the weights are others. Not for training."""
+
+    def __init__(self, experts: Experts) -> None:
+        nn.Module.__init__(self)
+        self.n_experts = experts.n_experts
+        self.each = nn.ModuleList()
+        for gate_up, down in zip(experts.w_gate_up, experts.w_down, strict=True):
+            expert = Expert(*down.shape)
+            expert.w_gate_up.weight, expert.w_down.weight = nn.Parameter(gate_up), nn.Parameter(down)
+            self.each.append(expert)
+
+    def run(self, x_MD: Tensor, ends_E: Tensor) -> Tensor:
+        pieces = zip(x_MD.split(lengths(ends_E)), self.each, strict=True)
+        return torch.cat([expert(x) for x, expert in pieces if len(x)])
+
+    def apart(self) -> "SeparateExperts":
+        return self
 
 
 def per_segment(x_MI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
@@ -54,9 +80,14 @@ def per_segment(x_MI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
 
 def one_by_one(x_MI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
     """A product for each segment that is not empty; the matrices of empty ones get a gradient of zeros."""
-    sizes: list[int] = torch.diff(ends_E, prepend=ends_E.new_zeros(1)).tolist()
-    pieces = zip(x_MI.split(sizes), weight_EOI.unbind(), strict=True)
+    pieces = zip(x_MI.split(lengths(ends_E)), weight_EOI.unbind(), strict=True)
     return torch.cat([x @ weight.t() for x, weight in pieces if len(x)])
+
+
+def lengths(ends_E: Tensor) -> list[int]:
+    """Lengths of the segments that end there."""
+    sizes: list[int] = torch.diff(ends_E, prepend=ends_E.new_zeros(1)).tolist()
+    return sizes
 
 
 def in_one_call(x_MI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
@@ -64,8 +95,8 @@ def in_one_call(x_MI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
     return F.grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=ends_E.to(torch.int32))
 
 
-class SharedExpert(nn.Module):
-    """A SwiGLU layer that every token uses; `gated`: times sigmoid(w x) (Qwen2-MoE)."""
+class Expert(nn.Module):
+    """One SwiGLU layer: the shared expert, which every token uses; `gated`: times sigmoid(w x) (Qwen2-MoE)."""
 
     def __init__(self, d_model: int, d_ff: int, *, gated: bool = False) -> None:
         super().__init__()
@@ -73,6 +104,8 @@ class SharedExpert(nn.Module):
         self.w_gate_up.weight.parts = (d_ff, d_ff)  # type: ignore[attr-defined]  # for Muon
         self.w_down = nn.Linear(d_ff, d_model, bias=False)
         self.w_open = nn.Linear(d_model, 1, bias=False) if gated else None
+        if self.w_open is not None:
+            self.w_open.exact = True  # type: ignore[assignment]  # no quantizer: one row, and it scales all the others
 
     def forward(self, x_ND: Tensor) -> Tensor:
         y_ND: Tensor = self.w_down(silu_mul(self.w_gate_up(x_ND)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from llm.nn.ffn._experts import Experts, Load, SharedExpert, check_counts, count, expert_width, router_logits
+from llm.nn.ffn._experts import Expert, Experts, Load, check_counts, count, expert_width, router_logits
 from llm.nn.ffn.base import FFN, FFNOutput
 from llm.nn.mixers.base import Site
 
@@ -55,7 +55,7 @@ class MoE(FFN):
         self.experts = Experts(config.n_experts, site.d_model, d_ff)
         self.shared = None
         if config.shared_d_ff:
-            self.shared = SharedExpert(site.d_model, config.shared_d_ff, gated=config.shared_gate)
+            self.shared = Expert(site.d_model, config.shared_d_ff, gated=config.shared_gate)
         self.load = Load(config.n_experts)
 
     def finish_init(self) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from llm.nn.ffn._experts import Experts, Load, SharedExpert, check_counts, expert_width, router_logits
+from llm.nn.ffn._experts import Expert, Experts, Load, check_counts, expert_width, router_logits
 from llm.nn.ffn.base import FFN, FFNOutput
 from llm.nn.mixers.base import Site
 
@@ -71,7 +71,7 @@ class DeepSeekMoE(FFN):
         self.w_router = nn.Linear(site.d_model, config.n_experts, bias=False)
         self.w_router.exact = True  # type: ignore[assignment]  # no quantizer: a router rounded is another router
         self.experts = Experts(config.n_experts, site.d_model, d_ff)
-        self.shared = SharedExpert(site.d_model, config.n_shared * d_ff) if config.n_shared else None
+        self.shared = Expert(site.d_model, config.n_shared * d_ff) if config.n_shared else None
         self.register_buffer("bias_E", torch.zeros(config.n_experts))  # no parameter: it follows a rule
         self.load = Load(config.n_experts)
 

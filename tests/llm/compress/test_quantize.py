@@ -276,20 +276,50 @@ def any_model(**parts):
     return Decoder(from_dict(ModelConfig, values | parts, "p"), 64)
 
 
+MIXTURE = {"n_experts": 4, "n_active": 2, "d_ff": 16}
+
+
 @pytest.mark.parametrize("kind", ["moe", "moe_deepseek"])
 def test_a_router_stays_as_it_is(kind):
     """Nor does it count as a layer that saw no token; a model read back has it in the same place."""
-    model = any_model(ffn={"kind": kind, "n_experts": 4, "n_active": 2, "d_ff": 16})
+    model = any_model(ffn={"kind": kind, **MIXTURE})
     routers = {name: p.clone() for name, p in model.named_parameters() if "w_router" in name}
     assert len(routers) == 2
     quantize_model(model, rtn_int8.build(rtn_int8.Config()), rows(padded=True))
     weights = dict(model.named_parameters())
     assert all(torch.equal(weights[name], router) for name, router in routers.items())
-    empty = any_model(ffn={"kind": kind, "n_experts": 4, "n_active": 2, "d_ff": 16})
+    empty = any_model(ffn={"kind": kind, **MIXTURE})
     empty_layers(empty, bits=8, group_size=rtn_int8.Config().group_size)
     assert {n: v.shape for n, v in empty.state_dict().items()} == {
         n: v.shape for n, v in model.state_dict().items()
     }
+
+
+@pytest.mark.parametrize("kind", ["moe", "moe_deepseek"])
+def test_every_expert_is_calibrated_on_the_tokens_that_chose_it(kind):
+    model, seen = any_model(ffn={"kind": kind, **MIXTURE}), {}
+
+    class Spy(rtn_int8.RoundToNearestInt8):
+        def observe(self, name, x_MI):
+            seen[name] = len(x_MI)
+
+    errors = quantize_model(model, Spy(rtn_int8.Config()), rows())
+    counts = [seen[f"blocks.0.ffn.experts.each.{e}.w_down"] for e in range(4)]
+    assert sum(counts) == 2 * 64  # two choices of each of 64 tokens
+    assert max(counts) < 64
+    assert max(error.output for error in errors if "experts" in error.name) < 0.05
+
+
+def test_an_expert_nobody_chose_is_rounded_by_its_weights_and_counted():
+    model = any_model(ffn={"kind": "moe_deepseek", **MIXTURE})
+    model.blocks[1].ffn.bias_E[3] = -100.0
+    errors = quantize_model(model, gptq_int4.build(gptq_int4.Config()), rows())
+    unseen = [error.name for error in errors if error.output is None]
+    assert unseen == [f"blocks.1.ffn.experts.each.3.{name}" for name in ("w_gate_up", "w_down")]
+    assert all(0 < error.weight < 0.2 for error in errors)
+    report = stage.layer_report(errors)
+    assert (report["n_unseen"], report["n_layers"]) == (2, len(errors))
+    assert report["max_error"] == max(e.output for e in errors if e.output is not None) < 0.5
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "hybrid"])

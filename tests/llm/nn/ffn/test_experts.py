@@ -45,6 +45,16 @@ def test_equals_a_loop_over_tokens_with_gradients():
     assert torch.equal(wanted[2][E - 1], torch.zeros_like(wanted[2][E - 1]))  # an expert without tokens
 
 
+def test_taken_apart_they_are_the_same_experts():
+    torch.manual_seed(0)
+    experts, (chosen, weights) = Experts(E, D, FF).double(), choices()
+    x, apart = torch.randn(N, D, dtype=torch.float64), experts.apart()
+    assert torch.equal(apart(x, chosen, weights), experts(x, chosen, weights))
+    assert sum(p.numel() for p in apart.parameters()) == sum(p.numel() for p in experts.parameters())
+    assert len([m for m in apart.modules() if isinstance(m, torch.nn.Linear)]) == 2 * E
+    assert apart.apart() is apart
+
+
 @pytest.mark.parametrize("sizes", [[5, 0, 3, 9, 0], [17, 0, 0, 0, 0], [0, 0, 0, 0, 17]])
 def test_one_call_equals_one_product_a_segment_with_gradients(sizes):
     torch.manual_seed(0)
