@@ -22,6 +22,7 @@ SLOTS = {
     "residual": "llm.nn.residual",
 }
 KINDS = [(slot, kind) for slot, package in SLOTS.items() for kind in registry.kinds(package)]
+PARTS = {"hybrid": "mamba", "alternate": "geglu"}  # kinds made of two: the second, beside the first of params.yaml
 PRESETS = ["gemma", "jamba", "kimi_linear", "minimax", "qwen3_next", "rwkv7"]
 AFTER_PACK = {"pretrain", "sft", "eval@base"} | AFTER_SFT
 
@@ -29,6 +30,9 @@ AFTER_PACK = {"pretrain", "sft", "eval@base"} | AFTER_SFT
 def choose(checkout: Checkout, slot: str, kind: str) -> None:
     """`model.<slot>.kind` in params.yaml; the kind keeps its mapping there, or has its defaults."""
     checkout.set_param(f"model.{slot}.kind", kind)
+    if kind in PARTS:
+        checkout.set_param(f"model.{slot}.{kind}.pattern", "[first, second]")
+        checkout.set_param(f"model.{slot}.{kind}.second.kind", PARTS[kind])
 
 
 def whole_life(checkout: Checkout) -> None:
