@@ -63,7 +63,7 @@ class Mamba2(Mixer[RecurrentState]):
         GN = config.n_groups * config.d_state
         self.parts = (E, E + 2 * GN, self.heads)
         self.w_in = nn.Linear(site.d_model, sum(self.parts), bias=False)
-        self.w_in.weight.parts = self.parts  # type: ignore[attr-defined]  # for Muon
+        self.w_in.weight.parts = (E, E, GN, GN, self.heads)  # type: ignore[attr-defined]  # for Muon: B and C apart
         self.conv = ShortConv(E + 2 * GN, config.conv, bias=True)
         self.dt_bias = nn.Parameter(torch.zeros(self.heads))
         self.log_rate = nn.Parameter(torch.zeros(self.heads))
