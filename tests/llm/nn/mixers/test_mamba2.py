@@ -140,3 +140,9 @@ def test_widths_that_do_not_divide():
         module.build(module.Config(), site)
     with pytest.raises(ValueError, match=r"6 heads must be a multiple of n_groups \(4\)"):
         module.build(module.Config(d_head=8, n_groups=4), site)
+
+
+def test_muon_takes_what_the_projection_makes_apart():
+    """z, X, B, C and the step of each head: one orthogonal update for all would leave B and C a small share of it."""
+    mixer, _ = build("mamba2", CASES[0])
+    assert mixer.w_in.weight.parts == (2 * D, 2 * D, 10, 10, mixer.heads)
