@@ -228,7 +228,10 @@ def _enter(model: Decoder, tokens_BT: Tensor, segments_BT: Tensor) -> _Rows:
 
 
 def _run_order(block: nn.Module, rows: Sequence[_Rows]) -> list[str]:
-    """Names of the block's linear layers as they run; last those that do not, experts that no row chooses."""
+    """Names of the block's linear layers as they run; last those that do not, experts that no row chooses.
+
+    Raises ValueError for any other layer that does not run.
+    """
     order: list[str] = []
     linears = {name: module for name, module in block.named_modules() if is_layer(module)}
     handles = [
@@ -243,6 +246,12 @@ def _run_order(block: nn.Module, rows: Sequence[_Rows]) -> list[str]:
     finally:
         for handle in handles:
             handle.remove()
+    experts = tuple(f"{name}." for name, module in block.named_modules() if hasattr(module, "apart"))
+    for name in linears:
+        if name not in order and not name.startswith(experts):
+            raise ValueError(
+                f"quantize: layer {name} saw no calibration token; raise quantize.calibration_rows"
+            )
     return list(dict.fromkeys([*order, *linears]))
 
 

@@ -22,10 +22,8 @@ SLOTS = {
     "residual": "llm.nn.residual",
 }
 KINDS = [(slot, kind) for slot, package in SLOTS.items() for kind in registry.kinds(package)]
-PARTS = {
-    "hybrid": "mamba",
-    "alternate": "geglu",
-}  # kinds made of two: the second, beside the first of params.yaml
+# Kinds made of two: the second, beside the first of params.yaml. Two equal halves would be no test of them.
+PARTS = {"hybrid": "mamba", "alternate": "geglu"}
 PRESETS = ["gemma", "jamba", "kimi_linear", "minimax", "qwen3_next", "rwkv7"]
 AFTER_PACK = {"pretrain", "sft", "eval@base"} | AFTER_SFT
 

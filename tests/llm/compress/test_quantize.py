@@ -322,6 +322,14 @@ def test_an_expert_nobody_chose_is_rounded_by_its_weights_and_counted():
     assert report["max_error"] == max(e.output for e in errors if e.output is not None) < 0.5
 
 
+def test_another_layer_that_never_runs_is_refused():
+    """Its weight is read some other way, so that its inputs cannot be caught; or it is dead."""
+    model = any_model()
+    model.blocks[1].ffn.w_forgotten = torch.nn.Linear(24, 24)
+    with pytest.raises(ValueError, match=r"quantize: layer ffn.w_forgotten saw no calibration token"):
+        quantize_model(model, rtn_int8.build(rtn_int8.Config()), rows())
+
+
 @pytest.mark.parametrize("kind", [kind for kind in TINY if kind != "hybrid"])
 def test_every_mixer_can_be_quantised(kind):
     """Some layers read blocks of tokens or chosen ones, not every token of a row once."""
